@@ -1,0 +1,89 @@
+"""From files to batches: which pictures there are, how they become grey, how often each is drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .loss import UNKNOWN_CLASS
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+logger = logging.getLogger(__name__)
+
+
+def to_grey(picture: Image.Image) -> Image.Image:
+    """Turn a picture of any mode into 8-bit grey: a ``converter`` for MONAI's ``PILReader``.
+
+    Colour is weighted as in ITU-R BT.601 (Pillow's ``L``) and alpha is ignored. 16-bit and float pictures, which
+    Pillow would clip at 255, are scaled by their own largest value when that is above 255.
+    """
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float64).clip(min=0)
+        largest = values.max(initial=0)
+        return Image.fromarray((values * (255 / largest if largest > 255 else 1)).round().astype(np.uint8))
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGB")
+    return picture.convert("L")
+
+
+def to_mask(picture: Image.Image) -> Image.Image:
+    """Turn a mask of any mode into 0 and 255 with the threshold in the middle, for MONAI's ``PILReader``."""
+    return to_grey(picture).point(lambda value: 255 if value > 127 else 0)
+
+
+def list_pictures(folder: str) -> list[dict[str, str]]:
+    """Return ``[{"image": path}, ...]`` for every readable picture that lies directly in a folder, sorted by name.
+
+    Files that cannot be read are named, counted in the log and left out. Files of other types are ignored.
+
+    Raises:
+        FileNotFoundError: where there is no such folder, or no readable picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; pass --dataset_dir with a folder of pictures")
+    files = sorted(f for f in Path(folder).iterdir() if f.is_file() and f.suffix.lower() in EXTENSIONS)
+    problems = {f: problem for f in files if (problem := _problem(f))}
+    for file, problem in problems.items():
+        logger.error(f"{file}: left out, not a readable picture ({problem}); replace the file")
+    if problems:
+        logger.error(f"{len(problems)} of {len(files)} pictures left out")
+    if len(problems) == len(files):
+        raise FileNotFoundError(f"{folder}: no readable picture ({', '.join(EXTENSIONS)}) directly in this folder")
+    return [{"image": str(f)} for f in files if f not in problems]
+
+
+def _problem(file: Path) -> str:
+    try:
+        with Image.open(file) as picture:
+            # A PNG carries checksums, so that it need not be decoded to be trusted.
+            picture.verify() if picture.format == "PNG" else picture.load()
+    except Exception as error:  # Pillow raises half a dozen types, SyntaxError among them
+        return str(error) or type(error).__name__
+    return ""
+
+
+def sampling_weights(items: Sequence[dict]) -> torch.Tensor:
+    """Weight of each item, shape (len(items),), with which every class is drawn equally often.
+
+    Items whose class is missing or unknown count as a class of their own.
+    """
+    classes = [item.get("class", UNKNOWN_CLASS) for item in items]
+    counts = Counter(classes)
+    return torch.tensor([1 / counts[c] for c in classes], dtype=torch.double)
+
+
+def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = False, **kwargs) -> tuple:
+    """Split a batch into pictures (B, 1, M, N) and targets: ``label`` (B, 1, M, N) and ``class`` (B,), long.
+
+    MONAI Label sends no class; it becomes -1 (unknown) then.
+    """
+    image = batch["image"].to(device, non_blocking=non_blocking, **kwargs)
+    label = batch["label"].to(device, non_blocking=non_blocking, **kwargs)
+    classes = torch.as_tensor(batch.get("class", [UNKNOWN_CLASS] * len(image)))
+    return image, {"label": label, "class": classes.to(device, non_blocking=non_blocking)}

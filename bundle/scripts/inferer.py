@@ -1,0 +1,37 @@
+"""Mixed precision where the processor has it."""
+
+from __future__ import annotations
+
+import torch
+from monai.inferers import SimpleInferer
+
+
+def fast_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bfloat16 natively; where it does not, autocast is many times slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class AutocastInferer(SimpleInferer):
+    """``SimpleInferer`` under bfloat16 autocast; MONAI's own ``amp`` serves CUDA only.
+
+    Args:
+        amp: ``True``, ``False``, or ``"auto"`` for where ``fast_bfloat16`` holds.
+    """
+
+    def __init__(self, amp: bool | str = "auto") -> None:
+        super().__init__()
+        if amp not in (True, False, "auto"):
+            raise ValueError(f"amp is {amp!r}; use true, false or auto")
+        self.amp = amp
+
+    def __call__(self, inputs: torch.Tensor, network, *args, **kwargs):
+        """Run the network on pictures (B, C, M, N); tensors come back in float32."""
+        device = inputs.device
+        enabled = fast_bfloat16(device) if self.amp == "auto" else self.amp
+        # The network needs no metadata, and plain tensors spare MetaTensor's bookkeeping in each layer.
+        inputs = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            outputs = super().__call__(inputs, network, *args, **kwargs)
+        return {name: value.float() for name, value in outputs.items()}

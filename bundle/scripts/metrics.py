@@ -1,0 +1,165 @@
+"""The figures of an evaluation, from one row a picture. README and metadata explain them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.metrics import Metric
+from monai.utils import evenly_divisible_all_gather, string_list_all_gather
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+from .files import write_csv, write_json
+
+MISSED_BELOW = 0.1  # a lesion counts as missed where its Dice is under this value
+
+
+def overlap(pred: torch.Tensor, label: torch.Tensor) -> tuple[int, int, int]:
+    """Pixels of the predicted mask, of the true one and of both; masks of any one shape, foreground > 0."""
+    pred, label = pred > 0, label > 0
+    return int(pred.sum()), int(label.sum()), int((pred & label).sum())
+
+
+def picture_row(counts: Sequence[int], probabilities: Sequence[float], true_class: int, class_names) -> dict:
+    """One picture's row: areas in pixels, Dice and IoU in [0, 1], classes by name.
+
+    Where both masks are empty, Dice and IoU are 1; where only one is, 0. MONAI's handlers drop such pictures instead.
+    """
+    predicted, true, both = counts
+    union = predicted + true - both
+    return {
+        "true_class": class_names[true_class],
+        "predicted_class": class_names[int(np.argmax(probabilities))],
+        **{f"p_{name}": float(p) for name, p in zip(class_names, probabilities)},
+        "predicted_area_px": predicted,
+        "true_area_px": true,
+        "overlap_px": both,
+        "dice": 2 * both / (predicted + true) if union else 1.0,
+        "iou": both / union if union else 1.0,
+    }
+
+
+def summarize(rows: Sequence[dict], class_names: Sequence[str]) -> dict:
+    """Condense rows of ``picture_row`` to the figures of an evaluation.
+
+    A "lesion picture" has a true mask that is not empty. Means are over pictures. A figure that the pictures cannot
+    give (an AUROC without one of the classes, a mean over no picture) is None.
+
+    Returns:
+        counts, ``lesion_dice``/``lesion_iou`` (mean and by class), ``dice_all_pictures``, ``false_mask_rate`` (share of
+        pictures without lesion whose predicted mask is not empty), ``missed_rate`` (share of lesion pictures with Dice
+        under 0.1), ``accuracy``, ``macro_f1``, ``by_class``, ``auroc_<class>`` (one against the rest), ``auroc_macro``,
+        ``confusion_matrix`` (rows true, columns predicted, in the order of ``class_names``), and ``score``, the mean of
+        lesion Dice (or Dice of all pictures where there is no lesion) and macro F1.
+    """
+    class_names = list(class_names)
+    lesions = [r for r in rows if r["true_area_px"] > 0]
+    healthy = [r for r in rows if r["true_area_px"] == 0]
+    true = [r["true_class"] for r in rows]
+    predicted = [r["predicted_class"] for r in rows]
+    probabilities = np.array([[r[f"p_{name}"] for name in class_names] for r in rows])
+    # Classes that this part of the data does not hold would pull the macro average down to no purpose.
+    present = [name for name in class_names if name in true]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=class_names, zero_division=0.0
+    )
+    auroc = {
+        name: _auroc(np.array(true) == name, probabilities[:, index]) for index, name in enumerate(class_names)
+    }
+    lesion_dice, dice_all = _mean(lesions, "dice"), _mean(rows, "dice")
+    macro_f1 = float(np.mean([f1[class_names.index(name)] for name in present]))
+    return {
+        "pictures": len(rows),
+        "pictures_by_class": {name: true.count(name) for name in class_names},
+        "lesion_dice": lesion_dice,
+        "lesion_iou": _mean(lesions, "iou"),
+        "lesion_dice_by_class": {n: _mean([r for r in lesions if r["true_class"] == n], "dice") for n in class_names},
+        "lesion_iou_by_class": {n: _mean([r for r in lesions if r["true_class"] == n], "iou") for n in class_names},
+        "dice_all_pictures": dice_all,
+        "iou_all_pictures": _mean(rows, "iou"),
+        "false_mask_rate": float(np.mean([r["predicted_area_px"] > 0 for r in healthy])) if healthy else None,
+        "missed_rate": float(np.mean([r["dice"] < MISSED_BELOW for r in lesions])) if lesions else None,
+        "accuracy": float(np.mean(np.array(true) == np.array(predicted))),
+        "macro_f1": macro_f1,
+        "by_class": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "pictures": int(s)}
+            for name, p, r, f, s in zip(class_names, precision, recall, f1, support)
+        },
+        **{f"auroc_{name}": value for name, value in auroc.items()},
+        "auroc_macro": None if None in auroc.values() else float(np.mean(list(auroc.values()))),
+        "confusion_matrix": confusion_matrix(true, predicted, labels=class_names).tolist(),
+        "score": ((dice_all if lesion_dice is None else lesion_dice) + macro_f1) / 2,
+    }
+
+
+def _mean(rows: Sequence[dict], key: str) -> float | None:
+    return float(np.mean([r[key] for r in rows])) if rows else None
+
+
+def _auroc(positive: np.ndarray, scores: np.ndarray) -> float | None:
+    return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else None
+
+
+class PictureMetrics(Metric):
+    """Ignite metric over decollated items that hold ``pred`` and ``label`` masks, ``true_class`` and ``class_probs``.
+
+    The result is the part of ``summarize`` that is single numbers (NaN for None); the engine's state shows each by its
+    name. Pictures of unknown class (-1) are left out. Under ``torch.distributed`` the rows of all ranks are joined.
+
+    Args:
+        class_names: names in the order of the class indices.
+        output_dir: where ``metrics.json`` and ``pictures.csv`` (one row a picture) are written; nowhere by default.
+        part: name of the part of the data, to stand in ``metrics.json``.
+    """
+
+    def __init__(self, class_names: Sequence[str], output_dir: str | None = None, part: str | None = None) -> None:
+        self.class_names = list(class_names)
+        self.output_dir = output_dir
+        self.part = part
+        super().__init__(output_transform=lambda output: output)
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        self._names: list[str] = []
+        self._values: list[torch.Tensor] = []
+
+    def update(self, output: Sequence[dict]) -> None:
+        """Take the items of one batch: masks (1, M, N), ``true_class`` an index, ``class_probs`` (len(class_names),)."""
+        for item in output:
+            if int(item["true_class"]) < 0:
+                continue
+            numbers = [*overlap(item["pred"], item["label"]), int(item["true_class"])]
+            self._values.append(torch.cat([torch.tensor(numbers).double(), item["class_probs"].cpu().double()]))
+            self._names.append(_file_name(item))
+
+    def compute(self) -> dict[str, float]:
+        """Return the single numbers, and write all figures on the first rank.
+
+        Raises:
+            ValueError: where no picture of known class was seen.
+        """
+        values = torch.stack(self._values) if self._values else torch.zeros(0, 4 + len(self.class_names)).double()
+        values = evenly_divisible_all_gather(values)
+        names = string_list_all_gather(self._names)
+        if len(values) == 0:
+            raise ValueError("no picture of known class to evaluate; give the items of the datalist a 'class'")
+        # Sorted, so that the order of the ranks leaves no trace.
+        order = sorted(range(len(names)), key=lambda i: names[i])
+        rows = []
+        for i in order:
+            *counts, true_class = [int(v) for v in values[i, :4]]
+            row = picture_row(counts, values[i, 4:].tolist(), true_class, self.class_names)
+            rows.append({"filename": names[i], **row})
+        figures = summarize(rows, self.class_names)
+        if self.output_dir and (not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0):
+            notice = "research software, not a medical device"
+            write_csv(Path(self.output_dir) / "pictures.csv", rows, list(rows[0]))
+            write_json(Path(self.output_dir) / "metrics.json", {"notice": notice, "part": self.part, **figures})
+        figures = {k: float("nan") if v is None else v for k, v in figures.items()}
+        return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float))}
+
+
+def _file_name(item: dict) -> str:
+    return Path(str(item["image"].meta["filename_or_obj"])).name

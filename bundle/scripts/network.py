@@ -1,0 +1,74 @@
+"""The network: one picture in, a lesion map and three class scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.nets import BasicUNet
+from torch import nn
+from torch.nn import functional as F
+
+
+class BasicUNetClassifier(BasicUNet):
+    """MONAI's 2D ``BasicUNet`` whose encoder also feeds a classification branch.
+
+    The branch reads the mean and the maximum of the deepest features, as in the global pooling of Lin et al.,
+    "Network in Network" (2014), and of Woo et al., "CBAM" (2018). With ``downscale_factor`` r > 1 the picture is folded
+    into r * r channels before the first convolution and the mask is unfolded after the last one (pixel shuffle: Shi et
+    al., CVPR 2016), so that no pixel is lost while every layer works on 1 / (r * r) of the positions.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: channels of the segmentation logits (background, lesion).
+        num_classes: number of classes of the picture.
+        features: six widths as in ``BasicUNet``: five encoder levels, then the last decoder level.
+        downscale_factor: r above; 1 switches the folding off.
+        class_dropout: dropout in front of the classification layer, in [0, 1).
+        kwargs: further arguments of ``BasicUNet`` (``act``, ``norm``, ``dropout``, ``upsample``).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        num_classes: int = 3,
+        features: Sequence[int] = (32, 32, 64, 128, 256, 32),
+        downscale_factor: int = 1,
+        class_dropout: float = 0.2,
+        **kwargs,
+    ) -> None:
+        area = downscale_factor**2
+        super().__init__(2, in_channels * area, out_channels * area, features, **kwargs)
+        self.downscale_factor = downscale_factor
+        self.classifier = nn.Sequential(nn.Dropout(class_dropout), nn.Linear(2 * features[4], num_classes))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Outline the lesion and score the classes.
+
+        Args:
+            x: float pictures in [0, 1], shape (B, in_channels, M, N); M and N of at least 64, any size.
+
+        Returns:
+            ``pred``: segmentation logits (B, out_channels, M, N); ``class_logits``: (B, num_classes).
+        """
+        height, width = x.shape[-2], x.shape[-1]
+        r = self.downscale_factor
+        if r > 1:
+            x = F.pad(x, [0, -width % r, 0, -height % r], "replicate")
+            x = F.pixel_unshuffle(x, r)
+
+        x0 = self.conv_0(x)
+        x1 = self.down_1(x0)
+        x2 = self.down_2(x1)
+        x3 = self.down_3(x2)
+        x4 = self.down_4(x3)
+        class_logits = self.classifier(torch.cat([x4.mean((2, 3)), x4.amax((2, 3))], dim=1))
+
+        u4 = self.upcat_4(x4, x3)
+        u3 = self.upcat_3(u4, x2)
+        u2 = self.upcat_2(u3, x1)
+        pred = self.final_conv(self.upcat_1(u2, x0))
+        if r > 1:
+            pred = F.pixel_shuffle(pred, r)[..., :height, :width]
+        return {"pred": pred, "class_logits": class_logits}

@@ -1,0 +1,188 @@
+"""What a training run needs around MONAI's trainer: checked options, repeatable epochs, checkpoints that resume."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset
+from torch import nn
+
+from .files import write_checkpoint
+
+logger = logging.getLogger(__name__)
+RUN_OPTIONS = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory for the next step instead of returning it to the kernel.
+
+    On the CPU, the large activations of each step otherwise fault in page by page again: see ``mallopt(3)``,
+    M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1). Returns whether it was done (False without glibc).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
+
+
+def check_overrides(arguments: list[str] | None = None) -> None:
+    """Refuse options of ``python -m monai.bundle run`` that no config knows; MONAI itself accepts any.
+
+    Does nothing under another command.
+
+    Args:
+        arguments: the command line without the program's name; that of this process by default.
+
+    Raises:
+        ValueError: naming the unknown options and the known ones.
+    """
+    if arguments is None:
+        if Path(sys.argv[0]).parts[-2:] != ("bundle", "__main__.py"):
+            return
+        arguments = sys.argv[1:]
+    options: dict[str, str] = {}
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--") and len(argument) > 2:
+            name, _, value = argument[2:].partition("=")
+            options[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if "config_file" not in options:
+        return
+    files = options["config_file"].strip("[]").replace("'", "").replace('"', "").split(",")
+    parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
+    if "args_file" in options:
+        options |= json.loads(Path(options["args_file"]).read_text(encoding="utf-8"))
+    unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
+    if unknown:
+        known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))
+        raise ValueError(f"unknown option --{', --'.join(unknown)}; the config has: {known}")
+
+
+class SeedEachEpoch:
+    """Handler of the trainer that makes an epoch's randomness a function of seed, epoch and rank alone.
+
+    A resumed run then draws the same pictures, augmentations and dropouts as one that was never interrupted.
+
+    Args:
+        seed: base seed.
+        dataset: training data whose random transforms are seeded.
+    """
+
+    def __init__(self, seed: int, dataset: CacheDataset) -> None:
+        self.seed = seed
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Seed at the start of every epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed torch and the random transforms."""
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 1_009 + engine.state.rank) % 2**32
+        torch.manual_seed(seed)
+        self.dataset.transform.set_random_state(seed)
+
+
+class KeepBest:
+    """Handler of the trainer that saves the best weights, stops when they no longer improve, and can be resumed.
+
+    It stands behind ``ValidationHandler`` and reads the evaluator's key metric. MONAI's ``CheckpointSaver`` and
+    ``EarlyStopHandler`` forget the best value on resuming and write ``model.pt`` in place.
+
+    Args:
+        network: the network whose ``state_dict`` is saved, alone, as ``torch.load(..., weights_only=True)`` reads it.
+        evaluator: the evaluator that the ``ValidationHandler`` runs.
+        path: where the weights go, e.g. ``models/model.pt``.
+        interval: epochs between validations.
+        patience: validations without a better value after which the training ends; 0 never ends it.
+    """
+
+    def __init__(self, network: nn.Module, evaluator: Engine, path: str, interval: int = 1, patience: int = 0) -> None:
+        self.network = network
+        self.evaluator = evaluator
+        self.path = path
+        self.interval = interval
+        self.patience = patience
+        self.best = float("-inf")
+        self.best_epoch = 0
+        self.worse = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the key metric after each validation."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save, count or stop."""
+        value = float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
+        if value > self.best:
+            self.best, self.best_epoch, self.worse = value, engine.state.epoch, 0
+            if engine.state.rank == 0:
+                write_checkpoint(self.path, _unwrapped(self.network).state_dict())
+            logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
+        else:
+            self.worse += 1
+            if 0 < self.patience <= self.worse:
+                logger.info(f"stopped early: best was {self.best:.4f} in epoch {self.best_epoch}")
+                engine.terminate()
+
+    def state_dict(self) -> dict:
+        """The values to resume from."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "worse": self.worse}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over the values of ``state_dict``."""
+        self.best, self.best_epoch, self.worse = state["best"], state["best_epoch"], state["worse"]
+
+
+class TrainingCheckpoint:
+    """Handler of the trainer that saves everything a training needs to go on, after each epoch.
+
+    Args:
+        path: the file, e.g. ``models/checkpoint.pt``; each epoch replaces it.
+        objects: what is saved by name, each with ``state_dict`` and ``load_state_dict``.
+    """
+
+    def __init__(self, path: str, objects: dict) -> None:
+        self.path = Path(path)
+        self.objects = objects
+
+    def attach(self, engine: Engine) -> None:
+        """Save at the end of every epoch; attach it behind all handlers whose work is to be saved."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save on the first rank."""
+        if engine.state.rank == 0:
+            state = {name: _unwrapped(value).state_dict() for name, value in self.objects.items()}
+            write_checkpoint(self.path, {**state, "trainer": dict(engine.state_dict())})
+
+    def resume(self, trainer: Engine) -> None:
+        """Put a trainer and the objects back to the last epoch saved; without a checkpoint, start anew and say so.
+
+        Raises:
+            ValueError: where the checkpoint belongs to a training of other length, which would bend its schedule.
+        """
+        if not self.path.is_file():
+            logger.info(f"{self.path}: nothing to resume, the training starts anew")
+            return
+        state = torch.load(self.path, map_location=trainer.state.device, weights_only=True)
+        for name in ("max_epochs", "epoch_length"):
+            saved, now = state["trainer"][name], getattr(trainer.state, name)
+            if saved != now:
+                raise ValueError(
+                    f"{self.path}: saved with {name} {saved}, now {now}; resume with the options and data of that run, "
+                    "or remove the file"
+                )
+        for name, value in self.objects.items():
+            _unwrapped(value).load_state_dict(state[name])
+        trainer.load_state_dict(state["trainer"])
+        logger.info(f"{self.path}: resumed after epoch {trainer.state.epoch}")
+
+
+def _unwrapped(value):
+    """What ``DistributedDataParallel`` wraps, so that weights have the same names with and without it."""
+    return value.module if isinstance(value, nn.parallel.DistributedDataParallel) else value
