@@ -1,0 +1,57 @@
+"""Fixtures that several test files share: two prepared folders, one real, one tiny."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASS_NAMES = ("normal", "benign", "malignant")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Folder that the two commands make, phantoms and then conversion, as a user runs them. Read it only."""
+    folder = tmp_path_factory.mktemp("prepared")
+    phantoms, output = str(folder / "phantoms"), str(folder / "prepared")
+    for command in (
+        ["scripts/make_phantoms.py", "--output", phantoms, "--count", "24", "--seed", "0"],
+        ["scripts/prepare_busi.py", "--source", phantoms, "--output", output],
+    ):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return Path(output)
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tmp_path_factory):
+    """Folder of the same layout with two small pictures of each class in each part, quick to read. Read it only.
+
+    Pictures are noise about grey 100 and of several sizes, none square. Lesions are rectangles, dark in benign and
+    bright in malignant pictures.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    random = np.random.default_rng(0)
+    lists = {}
+    for part in ("training", "validation", "testing"):
+        lists[part] = []
+        for index, name in enumerate(CLASS_NAMES):
+            for number in (1, 2):
+                height, width = (int(size) for size in random.integers((40, 72), (70, 100)))
+                picture = random.normal(100, 15, (height, width))
+                mask = np.zeros((height, width), np.uint8)
+                if name != "normal":
+                    mask[8:28, 10:45] = 255
+                    picture[mask > 0] += {"benign": -60, "malignant": 60}[name]
+                item = {"class": index}
+                for key, pixels in (("image", picture.clip(0, 255).astype(np.uint8)), ("label", mask)):
+                    item[key] = f"{key}s/{part} {name} ({number}).png"
+                    (folder / item[key]).parent.mkdir(exist_ok=True)
+                    Image.fromarray(pixels).save(folder / item[key])
+                lists[part].append(item)
+    (folder / "datalist.json").write_text(json.dumps(lists), encoding="utf-8")
+    return folder
