@@ -11,7 +11,7 @@ $(VENV)/installed: requirements.txt
 	cp requirements.txt "$@"
 
 demo: $(VENV)/installed
-	"$(RUN)" scripts/demo.py $(if $(BUSI),--busi "$(BUSI)")
+	"$(RUN)" scripts/demo.py $(if $(BUSI),--busi "$(BUSI)" --epochs 8)
 
 test: $(VENV)/installed
 	"$(RUN)" -m pytest

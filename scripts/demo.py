@@ -1,6 +1,6 @@
 """Run the whole way once, small: data, conversion, training, evaluation, prediction, drawings.
 
-    python scripts/demo.py [--busi DIR] [--output runs/demo] [--epochs 10] [--image_size 128]
+    python scripts/demo.py [--busi DIR] [--output runs/demo] [--epochs 15] [--image_size 128]
 
 Without --busi it makes phantoms (scripts/make_phantoms.py); with it, it takes a folder in BUSI's layout. Each step is
 a command that can be run alone; it is printed before it runs. Research software, not a medical device.
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("busi", "output", "epochs", "image_size")
 
 
-def demo(busi="", output="runs/demo", epochs=10, image_size=128, *extra, **unknown):
+def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unknown):
     """Go from pictures to predictions and say where everything lies.
 
     Args:
@@ -53,7 +53,8 @@ def demo(busi="", output="runs/demo", epochs=10, image_size=128, *extra, **unkno
     _step("Conversion", "scripts/prepare_busi.py", "--source", source, "--output", prepared)
 
     bundle = ["-m", "monai.bundle", "run"]
-    common = ["--bundle_root", "bundle", "--ckpt_dir", models, "--image_size", image_size]
+    # Small batches: more steps for the optimizer where pictures are few
+    common = ["--bundle_root", "bundle", "--ckpt_dir", models, "--image_size", image_size, "--batch_size", 8]
     train = "bundle/configs/train.json"
     evaluate = f"['{train}','bundle/configs/evaluate.json']"
     run = [*common, "--dataset_dir", prepared, "--output_dir", evaluation]

@@ -13,8 +13,9 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset
 from torch import nn
+from torch.optim import Optimizer
 
-from .files import write_checkpoint
+from .files import write_checkpoint, write_csv
 
 logger = logging.getLogger(__name__)
 RUN_OPTIONS = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
@@ -136,6 +137,53 @@ class KeepBest:
     def load_state_dict(self, state: dict) -> None:
         """Take over the values of ``state_dict``."""
         self.best, self.best_epoch, self.worse = state["best"], state["best_epoch"], state["worse"]
+
+
+class TrainingCurve:
+    """Handler of the trainer that writes ``training_curve.csv``: a row for each validation, kept when resuming.
+
+    Columns: ``epoch``, ``learning_rate``, the mean over the epoch of each term of the loss, and every metric of the
+    evaluator. It stands behind ``ValidationHandler``.
+
+    Args:
+        loss: the joint loss, whose ``last_terms`` are averaged.
+        optimizer: its first learning rate is noted.
+        evaluator: the evaluator that the ``ValidationHandler`` runs.
+        path: the table.
+        interval: epochs between validations.
+    """
+
+    def __init__(self, loss: nn.Module, optimizer: Optimizer, evaluator: Engine, path: str, interval: int = 1) -> None:
+        self.loss = loss
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.path = path
+        self.interval = interval
+        self.rows: list[dict] = []
+        self.terms: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect the terms of each step, write after each validation."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.terms.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.terms.append(self.loss.last_terms()))
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Add the epoch's row; the first rank writes."""
+        row = {"epoch": engine.state.epoch, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row |= {name: sum(t[name] for t in self.terms) / len(self.terms) for name in self.terms[0]}
+        row |= {k: float(v) for k, v in self.evaluator.state.metrics.items() if not isinstance(v, dict)}
+        self.rows.append(row)
+        if engine.state.rank == 0:
+            write_csv(self.path, self.rows, list(row))
+
+    def state_dict(self) -> dict:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over the rows of ``state_dict``."""
+        self.rows = list(state["rows"])
 
 
 class TrainingCheckpoint:
