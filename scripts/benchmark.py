@@ -138,7 +138,7 @@ def _take_turns(folder, dataset_dir, image_size, rounds):
 def _work(pipe, name, folder, dataset_dir, image_size):
     """Run one setting round by round in this process, as the other end of the pipe asks for."""
     sys.path.insert(0, str(ROOT / "bundle"))
-    sys.stdout = open(os.devnull, "w")  # MONAI's logs; the parent prints
+    sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
     import torch
     from monai.bundle import ConfigWorkflow
     from torch.utils.flop_counter import FlopCounterMode
@@ -160,7 +160,8 @@ def _work(pipe, name, folder, dataset_dir, image_size):
         data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json", "train#handlers": []}
         train = workflow("train", {**TRAINING[name], **data})
         start = time.perf_counter()
-        train.get_parsed_content("train#dataset")
+        with contextlib.redirect_stderr(sys.stdout):
+            train.get_parsed_content("train#dataset")
         cache_s = time.perf_counter() - start
         trainer = train.get_parsed_content("train#trainer")
         network, loss, optimizer = (train.get_parsed_content(i) for i in ("network", "loss", "optimizer"))
