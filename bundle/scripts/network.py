@@ -47,13 +47,18 @@ class BasicUNetClassifier(BasicUNet):
         """Outline the lesion and score the classes.
 
         Args:
-            x: float pictures in [0, 1], shape (B, in_channels, M, N); M and N of at least 64, any size.
+            x: float pictures in [0, 1], shape (B, in_channels, M, N); M and N of at least 32 * downscale_factor.
 
         Returns:
             ``pred``: segmentation logits (B, out_channels, M, N); ``class_logits``: (B, num_classes).
+
+        Raises:
+            ValueError: the picture is so small that a single position would remain at the deepest level.
         """
         height, width = x.shape[-2], x.shape[-1]
         r = self.downscale_factor
+        if min(height, width) < 32 * r:
+            raise ValueError(f"{height} x {width} pixels is too small; use an image_size of {32 * r} or more")
         if r > 1:
             x = F.pad(x, [0, -width % r, 0, -height % r], "replicate")
             x = F.pixel_unshuffle(x, r)

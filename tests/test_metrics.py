@@ -1,0 +1,124 @@
+"""Figures of an evaluation against values worked out by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASS_NAMES
+from monai.data import MetaTensor
+
+from scripts.metrics import PictureMetrics, overlap, picture_row, summarize
+
+
+def test_overlap_counts_predicted_true_and_common_pixels():
+    pred = torch.tensor([[[0, 1, 1], [0, 1, 0]]])
+    label = torch.tensor([[[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]])
+    assert overlap(pred, label) == (3, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "counts, dice, iou",
+    [
+        ((3, 3, 2), 4 / 6, 2 / 4),
+        ((5, 5, 5), 1, 1),
+        ((0, 4, 0), 0, 0),  # missed
+        ((4, 0, 0), 0, 0),  # false mask
+        ((0, 0, 0), 1, 1),  # nothing there, nothing found
+    ],
+)
+def test_dice_and_iou_of_one_picture(counts, dice, iou):
+    row = picture_row(counts, [0.2, 0.5, 0.3], 2, CLASS_NAMES)
+    assert (row["dice"], row["iou"]) == pytest.approx((dice, iou))
+    assert (row["true_class"], row["predicted_class"]) == ("malignant", "benign")
+
+
+# Columns: predicted, true and common pixels; true class; p_normal, p_benign, p_malignant
+TABLE = [
+    ((0, 0, 0), 0, (0.8, 0.1, 0.1)),  # normal, right, no mask: Dice 1
+    ((5, 0, 0), 0, (0.2, 0.7, 0.1)),  # normal, taken for benign, false mask: Dice 0
+    ((10, 10, 5), 1, (0.1, 0.8, 0.1)),  # benign, right: Dice 1/2, IoU 1/3
+    ((10, 10, 10), 1, (0.2, 0.5, 0.3)),  # benign, right: 1, 1
+    ((30, 10, 2), 1, (0.3, 0.1, 0.6)),  # benign, taken for malignant: 1/10, 1/19; not missed, which begins below 0.1
+    ((10, 10, 8), 2, (0.0, 0.2, 0.8)),  # malignant, right: 4/5, 2/3
+    ((0, 10, 0), 2, (0.6, 0.3, 0.1)),  # malignant, taken for normal, missed: 0, 0
+]
+
+
+@pytest.fixture
+def figures():
+    """Summary of the seven pictures above."""
+    return summarize([picture_row(c, p, k, CLASS_NAMES) for c, k, p in TABLE], CLASS_NAMES)
+
+
+def test_figures_of_the_mask(figures):
+    assert figures["pictures"] == 7
+    assert figures["pictures_by_class"] == {"normal": 2, "benign": 3, "malignant": 2}
+    assert figures["lesion_dice"] == pytest.approx((0.5 + 1 + 0.1 + 0.8 + 0) / 5)
+    assert figures["lesion_iou"] == pytest.approx((1 / 3 + 1 + 1 / 19 + 2 / 3 + 0) / 5)
+    assert figures["lesion_dice_by_class"] == {
+        "normal": None,
+        "benign": pytest.approx(1.6 / 3),
+        "malignant": pytest.approx(0.4),
+    }
+    assert figures["dice_all_pictures"] == pytest.approx((1 + 0 + 0.5 + 1 + 0.1 + 0.8 + 0) / 7)
+    assert figures["false_mask_rate"] == pytest.approx(1 / 2)
+    assert figures["missed_rate"] == pytest.approx(1 / 5)
+
+
+def test_figures_of_the_class(figures):
+    # Rows true, columns predicted
+    assert figures["confusion_matrix"] == [[1, 1, 0], [0, 2, 1], [1, 0, 1]]
+    assert figures["accuracy"] == pytest.approx(4 / 7)
+    assert figures["by_class"]["normal"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "pictures": 2}
+    assert figures["by_class"]["benign"]["recall"] == pytest.approx(2 / 3)
+    assert figures["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 1 / 2) / 3)
+    # Pairs of a positive and a negative in the right order, ties as a half:
+    # malignant: 0.8 beats all five; 0.1 ties with three (0.1, 0.1, 0.1) and loses to 0.3 and 0.6
+    assert figures["auroc_malignant"] == pytest.approx((5 + 1.5) / 10)
+    # normal: 0.8 beats five; 0.2 beats 0.1 and 0.0, ties with 0.2, loses to 0.3 and 0.6
+    assert figures["auroc_normal"] == pytest.approx((5 + 2.5) / 10)
+    # benign: 0.8 beats four; 0.5 beats 0.1, 0.2, 0.3; 0.1 ties with 0.1
+    assert figures["auroc_benign"] == pytest.approx((4 + 3 + 0.5) / 12)
+    assert figures["auroc_macro"] == pytest.approx((0.65 + 0.75 + 0.625) / 3)
+    assert figures["score"] == pytest.approx((figures["lesion_dice"] + figures["macro_f1"]) / 2)
+
+
+def test_a_figure_that_the_pictures_cannot_give_is_none():
+    normal = summarize([picture_row((0, 0, 0), (0.9, 0.1, 0.0), 0, CLASS_NAMES)], CLASS_NAMES)
+    assert normal["lesion_dice"] is None and normal["missed_rate"] is None and normal["auroc_macro"] is None
+    assert normal["score"] == 1  # Dice of all pictures stands in, classes that are absent do not count
+    lesion = summarize([picture_row((4, 4, 4), (0.1, 0.9, 0.0), 1, CLASS_NAMES)], CLASS_NAMES)
+    assert lesion["false_mask_rate"] is None
+
+
+def item(name, predicted, true, true_class, probabilities):
+    """One decollated item of 4 x 5 pixels, the first pixels of each row as mask."""
+    masks = [(torch.arange(20) < pixels).reshape(1, 4, 5).float() for pixels in (predicted, true)]
+    image = MetaTensor(torch.zeros(1, 4, 5), meta={"filename_or_obj": f"folder/{name}"})
+    probabilities = torch.tensor(probabilities)
+    return {"image": image, "pred": masks[0], "label": masks[1], "true_class": true_class, "class_probs": probabilities}
+
+
+def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
+    metric = PictureMetrics(CLASS_NAMES, str(tmp_path), "testing")
+    metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2)), item("unknown.png", 3, 3, -1, (0.1, 0.7, 0.2))])
+    metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
+    values = metric.compute()
+    assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
+    assert values["auroc_macro"] != values["auroc_macro"]  # no malignant picture: NaN in the engine's state ...
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert figures["auroc_macro"] is None and figures["part"] == "testing"  # ... and null in the file
+    with open(tmp_path / "pictures.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["filename"] for row in rows] == ["a.png", "b.png"]
+    assert (rows[1]["predicted_area_px"], rows[1]["true_area_px"], rows[1]["overlap_px"]) == ("8", "4", "4")
+    assert sorted(f.name for f in Path(tmp_path).iterdir()) == ["metrics.json", "pictures.csv"]
+
+
+def test_nothing_to_evaluate_is_an_error():
+    metric = PictureMetrics(CLASS_NAMES)
+    metric.update([item("unknown.png", 3, 3, -1, (0.1, 0.7, 0.2))])
+    with pytest.raises(ValueError, match="no picture of known class to evaluate"):
+        metric.compute()

@@ -1,0 +1,62 @@
+"""The network: shapes, widths, its likeness to MONAI's BasicUNet, and tracing."""
+
+import pytest
+import torch
+from monai.networks.nets import BasicUNet
+
+from scripts.network import BasicUNetClassifier
+
+NARROW = (4, 4, 8, 8, 16, 4)
+
+
+def network(**options):
+    """Narrow network with fixed weights, in evaluation mode."""
+    torch.manual_seed(0)
+    return BasicUNetClassifier(features=NARROW, **options).eval()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 160), (255, 96)])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_mask_logits_have_the_pictures_size(size, factor):
+    output = network(downscale_factor=factor)(torch.rand(1, 1, *size))
+    assert list(output) == ["pred", "class_logits"]  # the mask first
+    assert output["class_logits"].shape == (1, 3)
+    assert output["pred"].shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_smallest_picture_and_one_below(factor):
+    net, side = network(downscale_factor=factor), 32 * factor
+    assert net(torch.rand(1, 1, side, side))["pred"].shape == (1, 2, side, side)
+    with pytest.raises(ValueError, match=f"{side} x {side - 1} pixels is too small; use an image_size of {side} or more"):
+        net(torch.rand(1, 1, side, side - 1))
+
+
+def test_width_classes_and_channels_are_arguments():
+    wide = BasicUNetClassifier(in_channels=3, out_channels=4, num_classes=5, features=(8, 8, 8, 8, 8, 8))
+    output = wide(torch.rand(2, 3, 64, 64))
+    assert output["pred"].shape == (2, 4, 64, 64) and output["class_logits"].shape == (2, 5)
+
+
+def test_without_folding_the_mask_is_that_of_basic_unet():
+    ours = network()
+    unet = BasicUNet(2, 1, 2, NARROW).eval()
+    unet.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith("classifier")})
+    picture = torch.rand(2, 1, 96, 80)
+    assert torch.equal(ours(picture)["pred"], unet(picture))
+
+
+def test_the_class_teaches_the_encoder_and_not_the_decoder():
+    net = network()
+    net(torch.rand(2, 1, 64, 64))["class_logits"].sum().backward()
+    assert net.conv_0.conv_0.conv.weight.grad.abs().sum() > 0
+    assert net.final_conv.weight.grad is None
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_tracing_keeps_the_answers(factor):
+    net = network(downscale_factor=factor)
+    traced = torch.jit.trace(net, torch.rand(1, 1, 64, 64), strict=False)  # a dictionary comes out
+    picture = torch.rand(3, 1, 64, 64)
+    for name, value in net(picture).items():
+        assert torch.allclose(traced(picture)[name], value, atol=1e-6)
