@@ -1,0 +1,69 @@
+"""Outputs appear whole or not at all, and no two share a name."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scripts.files import WholePILWriter, name_output, output_stems, write_checkpoint, write_csv, write_json, write_whole
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail(temporary):
+        with open(temporary, "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert path.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_missing_folders_are_made(tmp_path):
+    write_json(tmp_path / "new" / "folder" / "figures.json", {"a": 1})
+    assert (tmp_path / "new" / "folder" / "figures.json").read_text() == '{\n    "a": 1\n}\n'
+
+
+def test_csv_has_the_columns_asked_for_and_six_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", [{"name": "a, b", "value": 1 / 3, "more": 1}, {"name": "c", "value": 2}], ["name", "value"])
+    assert (tmp_path / "t.csv").read_bytes() == b'name,value\n"a, b",0.333333\nc,2\n'
+
+
+def test_checkpoints_load_without_unpickling_code(tmp_path):
+    write_checkpoint(tmp_path / "m.pt", {"w": torch.ones(2), "epoch": 3, "names": ["a"]})
+    assert torch.load(tmp_path / "m.pt", weights_only=True)["epoch"] == 3
+
+
+def test_masks_are_written_whole(tmp_path):
+    writer = WholePILWriter(output_dtype=np.uint8)
+    writer.set_data_array(np.full((1, 3, 2), 255, np.uint8), channel_dim=0)
+    writer.set_metadata({}, resample=False)
+    writer.write(str(tmp_path / "a.png"))
+    with Image.open(tmp_path / "a.png") as mask:
+        assert mask.size == (3, 2)  # arrays are (W, H), as MONAI reads pictures
+    assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "names, stems",
+    [
+        (["a.png", "b.jpg"], ["a", "b"]),
+        (["a.png", "a.jpg"], ["a.png", "a.jpg"]),
+        (["A.png", "a.tif"], ["A.png", "a.tif"]),  # one file on systems that ignore case
+        (["a.png", "a.jpg", "a.png.bmp"], ["a.png_", "a.jpg", "a.png"]),
+    ],
+)
+def test_no_two_pictures_share_an_output(names, stems, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    assert output_stems(tmp_path) == dict(zip(names, stems))
+    for name, stem in zip(names, stems):
+        subject = name_output({"filename_or_obj": str(tmp_path / name)}, None)["subject"]
+        assert subject.rpartition(".")[0] == stem  # MONAI cuts the extension off
+
+
+def test_a_picture_without_a_folder_keeps_its_name():
+    assert name_output({"filename_or_obj": "somewhere/a.b.png"}, None) == {"subject": "a.b.png", "idx": None}
