@@ -157,8 +157,9 @@ def _work(pipe, name, folder, dataset_dir, image_size):
     try:
         if name != "plain":
             keep_freed_memory()
-        data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json", "train#handlers": []}
-        train = workflow("train", {**TRAINING[name], **data})
+        data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json"}
+        without = {"train#handlers": [], "train#state_handlers": []}
+        train = workflow("train", {**TRAINING[name], **data, **without})
         start = time.perf_counter()
         with contextlib.redirect_stderr(sys.stdout):
             train.get_parsed_content("train#dataset")

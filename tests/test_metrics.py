@@ -93,6 +93,20 @@ def test_a_figure_that_the_pictures_cannot_give_is_none():
     assert lesion["false_mask_rate"] is None
 
 
+def test_a_picture_of_unknown_class_counts_for_the_mask_alone(figures):
+    rows = [picture_row(c, p, k, CLASS_NAMES) for c, k, p in TABLE]
+    more = summarize([*rows, picture_row((10, 10, 10), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    assert more["pictures"] == 8 and more["lesion_dice"] == pytest.approx((2.4 + 1) / 6)
+    for name in ("accuracy", "macro_f1", "auroc_macro", "confusion_matrix", "by_class", "lesion_dice_by_class"):
+        assert more[name] == figures[name]
+
+
+def test_without_any_class_the_score_is_that_of_the_mask():
+    unknown = summarize([picture_row((10, 10, 5), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    assert unknown["accuracy"] is None and unknown["macro_f1"] is None and unknown["confusion_matrix"] is None
+    assert unknown["score"] == unknown["lesion_dice"] == 0.5
+
+
 def item(name, predicted, true, true_class, probabilities):
     """One decollated item of 4 x 5 pixels, the first pixels of each row as mask."""
     masks = [(torch.arange(20) < pixels).reshape(1, 4, 5).float() for pixels in (predicted, true)]
@@ -103,7 +117,7 @@ def item(name, predicted, true, true_class, probabilities):
 
 def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
     metric = PictureMetrics(CLASS_NAMES, str(tmp_path), "testing")
-    metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2)), item("unknown.png", 3, 3, -1, (0.1, 0.7, 0.2))])
+    metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2))])
     metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
     values = metric.compute()
     assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
@@ -118,7 +132,5 @@ def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
 
 
 def test_nothing_to_evaluate_is_an_error():
-    metric = PictureMetrics(CLASS_NAMES)
-    metric.update([item("unknown.png", 3, 3, -1, (0.1, 0.7, 0.2))])
-    with pytest.raises(ValueError, match="no picture of known class to evaluate"):
-        metric.compute()
+    with pytest.raises(ValueError, match="no picture to evaluate; this part of the datalist is empty"):
+        PictureMetrics(CLASS_NAMES).compute()

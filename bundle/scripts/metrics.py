@@ -23,14 +23,14 @@ def overlap(pred: torch.Tensor, label: torch.Tensor) -> tuple[int, int, int]:
 
 
 def picture_row(counts: Sequence[int], probabilities: Sequence[float], true_class: int, class_names) -> dict:
-    """One picture's row: areas in pixels, Dice and IoU in [0, 1], classes by name.
+    """One picture's row: areas in pixels, Dice and IoU in [0, 1], classes by name; a class of -1 (unknown) is empty.
 
     Where both masks are empty, Dice and IoU are 1; where only one is, 0. MONAI's handlers drop such pictures instead.
     """
     predicted, true, both = counts
     union = predicted + true - both
     return {
-        "true_class": class_names[true_class],
+        "true_class": class_names[true_class] if true_class >= 0 else "",
         "predicted_class": class_names[int(np.argmax(probabilities))],
         **{f"p_{name}": float(p) for name, p in zip(class_names, probabilities)},
         "predicted_area_px": predicted,
@@ -45,34 +45,25 @@ def summarize(rows: Sequence[dict], class_names: Sequence[str]) -> dict:
     """Condense rows of ``picture_row`` to the figures of an evaluation.
 
     A "lesion picture" has a true mask that is not empty. Means are over pictures. A figure that the pictures cannot
-    give (an AUROC without one of the classes, a mean over no picture) is None.
+    give (an AUROC without one of the classes, a mean over no picture) is None. Pictures of unknown class count for the
+    mask alone.
 
     Returns:
         counts, ``lesion_dice``/``lesion_iou`` (mean and by class), ``dice_all_pictures``, ``false_mask_rate`` (share of
         pictures without lesion whose predicted mask is not empty), ``missed_rate`` (share of lesion pictures with Dice
         under 0.1), ``accuracy``, ``macro_f1``, ``by_class``, ``auroc_<class>`` (one against the rest), ``auroc_macro``,
         ``confusion_matrix`` (rows true, columns predicted, in the order of ``class_names``), and ``score``, the mean of
-        lesion Dice (or Dice of all pictures where there is no lesion) and macro F1.
+        lesion Dice (or Dice of all pictures where there is no lesion) and macro F1 (where a class is known).
     """
     class_names = list(class_names)
     lesions = [r for r in rows if r["true_area_px"] > 0]
     healthy = [r for r in rows if r["true_area_px"] == 0]
-    true = [r["true_class"] for r in rows]
-    predicted = [r["predicted_class"] for r in rows]
-    probabilities = np.array([[r[f"p_{name}"] for name in class_names] for r in rows])
-    # Classes that this part of the data does not hold would pull the macro average down to no purpose.
-    present = [name for name in class_names if name in true]
-    precision, recall, f1, support = precision_recall_fscore_support(
-        true, predicted, labels=class_names, zero_division=0.0
-    )
-    auroc = {
-        name: _auroc(np.array(true) == name, probabilities[:, index]) for index, name in enumerate(class_names)
-    }
     lesion_dice, dice_all = _mean(lesions, "dice"), _mean(rows, "dice")
-    macro_f1 = float(np.mean([f1[class_names.index(name)] for name in present]))
+    mask_score = dice_all if lesion_dice is None else lesion_dice
+    class_figures = _class_figures([r for r in rows if r["true_class"]], class_names)
     return {
         "pictures": len(rows),
-        "pictures_by_class": {name: true.count(name) for name in class_names},
+        "pictures_by_class": {name: sum(r["true_class"] == name for r in rows) for name in class_names},
         "lesion_dice": lesion_dice,
         "lesion_iou": _mean(lesions, "iou"),
         "lesion_dice_by_class": {n: _mean([r for r in lesions if r["true_class"] == n], "dice") for n in class_names},
@@ -81,16 +72,34 @@ def summarize(rows: Sequence[dict], class_names: Sequence[str]) -> dict:
         "iou_all_pictures": _mean(rows, "iou"),
         "false_mask_rate": float(np.mean([r["predicted_area_px"] > 0 for r in healthy])) if healthy else None,
         "missed_rate": float(np.mean([r["dice"] < MISSED_BELOW for r in lesions])) if lesions else None,
+        **class_figures,
+        "score": float(np.mean([v for v in (mask_score, class_figures["macro_f1"]) if v is not None])),
+    }
+
+
+def _class_figures(rows: Sequence[dict], class_names: list[str]) -> dict:
+    """The figures of ``summarize`` that need the true class; all None without rows."""
+    if not rows:
+        auroc = [f"auroc_{name}" for name in (*class_names, "macro")]
+        return dict.fromkeys(["accuracy", "macro_f1", "by_class", *auroc, "confusion_matrix"])
+    true = [r["true_class"] for r in rows]
+    predicted = [r["predicted_class"] for r in rows]
+    probabilities = np.array([[r[f"p_{name}"] for name in class_names] for r in rows])
+    precision, recall, f1, support = precision_recall_fscore_support(
+        true, predicted, labels=class_names, zero_division=0.0
+    )
+    auroc = [_auroc(np.array(true) == name, probabilities[:, index]) for index, name in enumerate(class_names)]
+    return {
         "accuracy": float(np.mean(np.array(true) == np.array(predicted))),
-        "macro_f1": macro_f1,
+        # Classes that these pictures do not hold would pull the average down to no purpose.
+        "macro_f1": float(np.mean([f for f, s in zip(f1, support) if s])),
         "by_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "pictures": int(s)}
             for name, p, r, f, s in zip(class_names, precision, recall, f1, support)
         },
-        **{f"auroc_{name}": value for name, value in auroc.items()},
-        "auroc_macro": None if None in auroc.values() else float(np.mean(list(auroc.values()))),
+        **{f"auroc_{name}": value for name, value in zip(class_names, auroc)},
+        "auroc_macro": None if None in auroc else float(np.mean(auroc)),
         "confusion_matrix": confusion_matrix(true, predicted, labels=class_names).tolist(),
-        "score": ((dice_all if lesion_dice is None else lesion_dice) + macro_f1) / 2,
     }
 
 
@@ -106,7 +115,7 @@ class PictureMetrics(Metric):
     """Ignite metric over decollated items that hold ``pred`` and ``label`` masks, ``true_class`` and ``class_probs``.
 
     The result is the part of ``summarize`` that is single numbers (NaN for None); the engine's state shows each by its
-    name. Pictures of unknown class (-1) are left out. Under ``torch.distributed`` the rows of all ranks are joined.
+    name. The class may be unknown (-1). Under ``torch.distributed`` the rows of all ranks are joined.
 
     Args:
         class_names: names in the order of the class indices.
@@ -128,8 +137,6 @@ class PictureMetrics(Metric):
     def update(self, output: Sequence[dict]) -> None:
         """Take the items of one batch: masks (1, M, N), ``true_class`` an index, ``class_probs`` (len(class_names),)."""
         for item in output:
-            if int(item["true_class"]) < 0:
-                continue
             numbers = [*overlap(item["pred"], item["label"]), int(item["true_class"])]
             self._values.append(torch.cat([torch.tensor(numbers).double(), item["class_probs"].cpu().double()]))
             self._names.append(_file_name(item))
@@ -138,13 +145,13 @@ class PictureMetrics(Metric):
         """Return the single numbers, and write all figures on the first rank.
 
         Raises:
-            ValueError: where no picture of known class was seen.
+            ValueError: where no picture was seen.
         """
         values = torch.stack(self._values) if self._values else torch.zeros(0, 4 + len(self.class_names)).double()
         values = evenly_divisible_all_gather(values)
         names = string_list_all_gather(self._names)
         if len(values) == 0:
-            raise ValueError("no picture of known class to evaluate; give the items of the datalist a 'class'")
+            raise ValueError("no picture to evaluate; this part of the datalist is empty")
         # Sorted, so that the order of the ranks leaves no trace.
         order = sorted(range(len(names)), key=lambda i: names[i])
         rows = []

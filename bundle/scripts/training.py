@@ -51,12 +51,12 @@ def check_overrides(arguments: list[str] | None = None) -> None:
         if argument.startswith("--") and len(argument) > 2:
             name, _, value = argument[2:].partition("=")
             options[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if "args_file" in options:
+        options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
     if "config_file" not in options:
         return
-    files = options["config_file"].strip("[]").replace("'", "").replace('"', "").split(",")
+    files = str(options["config_file"]).strip("[]").replace("'", "").replace('"', "").split(",")
     parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
-    if "args_file" in options:
-        options |= json.loads(Path(options["args_file"]).read_text(encoding="utf-8"))
     unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
     if unknown:
         known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))

@@ -1,0 +1,687 @@
+"""The bundle's commands as a user types them: training, evaluation and inference, their files, figures and errors."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import decollate_batch
+from monai.transforms import LoadImaged, SaveImaged
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+REAL = ROOT.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
+CLASSES = ("normal", "benign", "malignant")
+COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]
+EPOCHS = 30
+SMALL = ["--image_size", "64", "--features", "[8,8,16,16,32,8]"]
+TRAIN = [*SMALL, "--epochs", str(EPOCHS), "--batch_size", "4", "--learning_rate", "0.01"]
+TRAIN_CONFIG = ["--config_file", "configs/train.json"]
+EVALUATE_CONFIG = ["--config_file", "['configs/train.json','configs/evaluate.json']"]
+INFERENCE_CONFIG = ["--config_file", "configs/inference.json"]
+
+# Equality to the last bit is promised on one machine's CPU; PYTHONPATH would hide a missing import path.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT.pop("PYTHONPATH", None)
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments, launcher=()):
+    return [sys.executable, *launcher, "-m", "monai.bundle", "run", *map(str, arguments)]
+
+
+def run(*arguments, cwd=BUNDLE, launcher=(), code=0, **variables):
+    """Run a command of the bundle and return its whole output, which a failure shows."""
+    environment = {**ENVIRONMENT, **variables}
+    done = subprocess.run(
+        command(*arguments, launcher=launcher), cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert bool(done.returncode) == bool(code), done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def scalars(folder):
+    """All curves of the newest TensorBoard file in a folder: {name: [(step, value), ...]}."""
+    events = EventAccumulator(str(max(folder.glob("events.out.tfevents.*"), key=os.path.getmtime)))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def same(one, other):
+    """Whether two checkpoints hold the same, to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other))
+    return one == other or (one != one and other != other)
+
+
+def last_line(output):
+    return [line for line in output.splitlines() if line.strip()][-1]
+
+
+def dice(mask, label):
+    mask, label = mask > 0, label > 0
+    both, total = int((mask & label).sum()), int(mask.sum() + label.sum())
+    return 2 * both / total if total else 1.0
+
+
+def torchrun():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+
+
+# The data, and one training that most tests share
+
+
+@pytest.fixture(scope="module")
+def data(tiny_prepared, tmp_path_factory):
+    """Copy of the tiny folder under a name with spaces, with an odd number of pictures to test on."""
+    folder = tmp_path_factory.mktemp("commands") / "prepared data (tiny)"
+    shutil.copytree(tiny_prepared, folder)
+    datalist = read_json(folder / "datalist.json")
+    datalist["testing"].pop()
+    (folder / "datalist.json").write_text(json.dumps(datalist), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A training that finds the rectangles, run with the id `training` inside bundle/."""
+    folder = tmp_path_factory.mktemp("trained") / "a training"
+    options = [*TRAIN, "--dataset_dir", data]
+    paths = ["--ckpt_dir", folder / "my models", "--output_dir", folder / "my curves"]
+    log = run("training", *TRAIN_CONFIG, *options, *paths)
+    return SimpleNamespace(models=folder / "my models", output=folder / "my curves", log=log, options=options)
+
+
+@pytest.fixture(scope="module")
+def evaluated(data, trained, tmp_path_factory):
+    """The trained network's evaluation of both parts: one inside bundle/, one from the repository's root."""
+    folder = tmp_path_factory.mktemp("evaluated") / "an evaluation"
+    options = [*SMALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir"]
+    run("run", *EVALUATE_CONFIG, *options, folder / "validation", "--part", "validation")
+    configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
+    root = ["--config_file", configs, "--bundle_root", "bundle"]
+    run("evaluating", *root, *options, folder / "testing", cwd=ROOT)
+    return folder
+
+
+# Training
+
+
+def test_training_leaves_weights_a_checkpoint_and_curves_and_nothing_else(trained):
+    assert sorted(f.name for f in trained.models.iterdir()) == ["checkpoint.pt", "model.pt"]
+    weights, checkpoint = load(trained.models / "model.pt"), load(trained.models / "checkpoint.pt")
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    assert weights.keys() == checkpoint["network"].keys()
+    names = sorted(f.name.split(".")[0] for f in trained.output.iterdir())
+    assert names == ["events", "training_curve"]
+
+
+def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained):
+    curves = scalars(trained.output)
+    steps = EPOCHS * 2  # six pictures in batches of four
+    for name in ("loss", "segmentation_loss", "classification_loss"):
+        assert [step for step, _ in curves[name]] == list(range(1, steps + 1))
+    terms = [curves[f"{name}loss"] for name in ("", "segmentation_", "classification_")]
+    for (_, whole), (_, mask), (_, classes) in zip(*terms):
+        assert whole == pytest.approx(mask + 0.5 * classes, rel=1e-5)
+    for name in ("val_score", "score", "lesion_dice", "false_mask_rate", "accuracy", "macro_f1", "auroc_macro"):
+        assert [step for step, _ in curves[name]] == list(range(1, EPOCHS + 1))
+    events = EventAccumulator(str(next(trained.output.glob("events*"))))
+    events.Reload()
+    images = events.Tags()["images"]
+    assert len(images) == 3 and all(events.Images(tag) for tag in images)  # picture, label, prediction
+
+
+def test_the_table_of_the_training_agrees_with_tensorboard(trained):
+    rows, curves = read_csv(trained.output / "training_curve.csv"), scalars(trained.output)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    for name in ("lesion_dice", "macro_f1", "score"):
+        assert [float(row[name]) for row in rows] == pytest.approx([v for _, v in curves[name]], abs=2e-6)
+    losses = [value for _, value in curves["loss"]]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(np.reshape(losses, (-1, 2)).mean(1), abs=2e-6)
+
+
+def test_model_pt_holds_the_epoch_with_the_best_score(trained, evaluated):
+    scores = [value for _, value in scalars(trained.output)["val_score"]]
+    best = scores.index(max(scores))
+    assert f"{max(scores):.4f} in epoch {best + 1}, weights in {trained.models / 'model.pt'}" in trained.log
+    assert load(trained.models / "checkpoint.pt")["keep_best"]["best_epoch"] == best + 1
+    # Evaluation measures masks at the pictures' own size, but classes just as validation does.
+    row, metrics = read_csv(trained.output / "training_curve.csv")[best], read_json(
+        evaluated / "validation/metrics.json"
+    )
+    for name in ("accuracy", "macro_f1", *(f"auroc_{c}" for c in CLASSES)):
+        assert float(row[name]) == pytest.approx(metrics[name], abs=1e-6), name
+
+
+def test_the_same_training_again_gives_the_same_curves_and_weights(trained, tmp_path):
+    config = ["--config_file", "bundle/configs/train.json", "--bundle_root", "bundle"]
+    models, output = tmp_path / "models again", tmp_path / "curves again"
+    run("run", *config, *trained.options, "--ckpt_dir", models, "--output_dir", output, cwd=ROOT)
+    assert scalars(output) == scalars(trained.output)
+    for name in ("model.pt", "checkpoint.pt"):
+        assert same(load(models / name), load(trained.models / name)), name
+
+
+def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(trained, tmp_path):
+    models, output = tmp_path / "models", tmp_path / "curves"
+    arguments = [*TRAIN_CONFIG, *trained.options, "--ckpt_dir", models, "--output_dir", output, "--resume", "True"]
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(command("run", *arguments), cwd=BUNDLE, env=ENVIRONMENT, stdout=log, stderr=log)
+        try:
+            limit = time.time() + 300
+            while not (models / "checkpoint.pt").is_file() and process.poll() is None and time.time() < limit:
+                time.sleep(0.02)
+            time.sleep(1)  # a few epochs more
+        finally:
+            process.kill()
+            process.wait()
+    text = (tmp_path / "log.txt").read_text()
+    assert process.returncode == -signal.SIGKILL, text
+    assert "nothing to resume, the training starts anew" in text
+    state = load(models / "checkpoint.pt")["trainer"]
+    done = state["iteration"] // state["epoch_length"]
+    assert 1 <= done < EPOCHS
+
+    text = run("run", *arguments)
+    assert f"resumed after epoch {done}" in text and f"Epoch: {done}/{EPOCHS}" not in text
+    for name in ("model.pt", "checkpoint.pt"):
+        assert same(load(models / name), load(trained.models / name)), name
+    assert (output / "training_curve.csv").read_bytes() == (trained.output / "training_curve.csv").read_bytes()
+
+
+def test_resuming_a_finished_training_ends_at_once_and_changes_nothing(trained, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(trained.models, models)
+    before = {f.name: f.read_bytes() for f in models.iterdir()}
+    options = [*trained.options, "--ckpt_dir", models, "--output_dir", tmp_path / "curves", "--resume", "True"]
+    text = run("run", *TRAIN_CONFIG, *options)
+    assert "Iter: " not in text
+    assert {f.name: f.read_bytes() for f in models.iterdir()} == before
+
+
+def test_a_training_without_progress_stops_early_and_stays_stopped_when_resumed(trained, tmp_path):
+    options = ["--early_stop_patience", "1", "--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o"]
+    arguments = [*TRAIN_CONFIG, *trained.options, "--learning_rate", "0", *options]
+    assert "stopped early" in run("run", *arguments)
+    assert len(scalars(tmp_path / "o")["val_score"]) == 2  # the first is the best, the second no better
+    text = run("run", *arguments, "--resume", "True")
+    assert "stopped early" in text and "Iter: " not in text
+
+
+def test_an_override_inside_a_component_works(trained, tmp_path):
+    paths = ["--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o"]
+    run("run", *TRAIN_CONFIG, *trained.options, *paths, "--train#trainer#max_epochs", "1")
+    assert len(scalars(tmp_path / "o")["val_score"]) == 1
+    checkpoint = load(tmp_path / "m" / "checkpoint.pt")
+    assert checkpoint["trainer"]["max_epochs"] == 1
+    assert checkpoint["lr_scheduler"]["total_steps"] == 2  # the schedule follows
+
+
+# Errors
+
+
+@pytest.mark.parametrize("config", [TRAIN_CONFIG, INFERENCE_CONFIG], ids=["training", "inference"])
+def test_a_misspelt_option_is_refused_before_any_work(config, tmp_path):
+    paths = ["--dataset_dir", tmp_path / "nowhere", "--output_dir", tmp_path / "o", "--ckpt_dir", tmp_path / "m"]
+    text = run("run", *config, *paths, "--batchsize", "3", code=1)
+    # The folder that does not exist was not even looked for.
+    assert "--batchsize" in last_line(text) and "batch_size" in last_line(text), text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "config, missing",
+    [
+        (TRAIN_CONFIG, "datalist.json"),
+        (EVALUATE_CONFIG, "model.pt"),
+        (INFERENCE_CONFIG, "model.pt"),
+        (INFERENCE_CONFIG, "no such folder"),
+    ],
+    ids=["training without data", "evaluation without weights", "inference without weights", "inference without data"],
+)
+def test_the_last_line_of_an_error_names_what_is_missing(config, missing, data, tmp_path):
+    folder = data / "images" if config == INFERENCE_CONFIG else data
+    folder = folder if missing == "model.pt" else tmp_path / "nowhere"
+    paths = ["--dataset_dir", folder, "--output_dir", tmp_path / "o", "--ckpt_dir", tmp_path / "m"]
+    text = run("run", *config, *SMALL, *paths, code=1)
+    named = tmp_path / "m" / "model.pt" if missing == "model.pt" else folder
+    assert str(named) in text and missing in text, text
+    assert str(named) in last_line(text) and missing in last_line(text), text
+
+
+# Evaluation
+
+
+def recomputed(rows):
+    """The figures of metrics.json, by their definitions, from the rows of pictures.csv."""
+    text = ("filename", "true_class", "predicted_class")
+    rows = [{k: v if k in text else float(v) for k, v in row.items()} for row in rows]
+    for row in rows:
+        union = row["predicted_area_px"] + row["true_area_px"] - row["overlap_px"]
+        row["iou"] = row["overlap_px"] / union if union else 1.0
+        row["dice"] = 2 * row["overlap_px"] / (union + row["overlap_px"]) if union else 1.0
+
+    def mean(values):
+        values = list(values)
+        return sum(values) / len(values) if values else None
+
+    def count(true, predicted):
+        return sum(r["true_class"] == true and r["predicted_class"] == predicted for r in rows)
+
+    def auroc(name):
+        yes = [r[f"p_{name}"] for r in rows if r["true_class"] == name]
+        no = [r[f"p_{name}"] for r in rows if r["true_class"] != name]
+        return mean((a > b) + 0.5 * (a == b) for a in yes for b in no)
+
+    matrix = [[count(true, predicted) for predicted in CLASSES] for true in CLASSES]
+    f1 = [2 * matrix[i][i] / (sum(matrix[i]) + sum(row[i] for row in matrix)) for i in range(len(CLASSES))]
+    lesions = [r for r in rows if r["true_area_px"]]
+    figures = {
+        "pictures": len(rows),
+        "lesion_dice": mean(r["dice"] for r in lesions),
+        "lesion_iou": mean(r["iou"] for r in lesions),
+        "dice_all_pictures": mean(r["dice"] for r in rows),
+        "iou_all_pictures": mean(r["iou"] for r in rows),
+        "false_mask_rate": mean(r["predicted_area_px"] > 0 for r in rows if not r["true_area_px"]),
+        "missed_rate": mean(r["dice"] < 0.1 for r in lesions),
+        "accuracy": mean(r["true_class"] == r["predicted_class"] for r in rows),
+        "macro_f1": mean(f1),
+        **{f"auroc_{name}": auroc(name) for name in CLASSES},
+        "auroc_macro": mean(auroc(name) for name in CLASSES),
+    }
+    figures["score"] = (figures["lesion_dice"] + figures["macro_f1"]) / 2
+    return figures, matrix
+
+
+@pytest.mark.parametrize("part", ["validation", "testing"])
+def test_the_figures_of_an_evaluation_follow_from_its_table(part, data, evaluated):
+    items = read_json(data / "datalist.json")[part]
+    rows, metrics = read_csv(evaluated / part / "pictures.csv"), read_json(evaluated / part / "metrics.json")
+    assert metrics["part"] == part and "not a medical device" in metrics["notice"]
+    assert {r["filename"]: r["true_class"] for r in rows} == {Path(i["image"]).name: CLASSES[i["class"]] for i in items}
+    assert len(rows) == len(items)
+    figures, matrix = recomputed(rows)
+    assert {name: metrics[name] for name in figures} == pytest.approx(figures, abs=1e-9)
+    assert metrics["confusion_matrix"] == matrix
+    assert metrics["pictures_by_class"] == {name: sum(r["true_class"] == name for r in rows) for name in CLASSES}
+    for row in rows:
+        probabilities = [float(row[f"p_{name}"]) for name in CLASSES]
+        assert sum(probabilities) == pytest.approx(1, abs=3e-6)
+        assert row["predicted_class"] == CLASSES[int(np.argmax(probabilities))]
+
+
+def test_the_trained_network_finds_the_rectangles_of_pictures_it_has_not_seen(evaluated):
+    assert read_json(evaluated / "testing" / "metrics.json")["lesion_dice"] > 0.7
+
+
+def test_evaluation_changes_no_weights_and_leaves_two_tables(evaluated):
+    for part in ("validation", "testing"):
+        names = {f.name for f in (evaluated / part).iterdir() if not f.name.startswith("events")}
+        assert names == {"metrics.json", "pictures.csv"}
+
+
+def test_masks_of_inference_have_the_dice_and_the_classes_that_evaluation_reports(data, trained, evaluated, tmp_path):
+    paths = ["--dataset_dir", data / "images", "--ckpt_dir", trained.models, "--output_dir", tmp_path]
+    run(*INFERENCE_CONFIG, *SMALL, *paths)
+    predictions = {row["filename"]: row for row in read_csv(tmp_path / "predictions.csv")}
+    for part in ("validation", "testing"):
+        for row in read_csv(evaluated / part / "pictures.csv"):
+            name = row["filename"]
+            mask, label = pixels(tmp_path / f"{Path(name).stem}_seg.png"), pixels(data / "labels" / name)
+            assert mask.shape == label.shape
+            assert dice(mask, label) == pytest.approx(float(row["dice"]), abs=1e-6)
+            assert int((mask > 0).sum()) == int(row["predicted_area_px"]) == int(predictions[name]["lesion_area_px"])
+            assert predictions[name]["class"] == row["predicted_class"]
+            for column in COLUMNS[2:5]:
+                assert float(predictions[name][column]) == pytest.approx(float(row[column]), abs=2e-6)
+
+
+# Inference
+
+
+def make_odd_folder(folder, source):
+    """Pictures of every readable kind. The ones called `same ...` hold the same grey values in other files."""
+    grey = np.array(pixels(source))
+    grey[0, 0] = 255  # so that 16 bits, scaled by their largest value, give the same grey
+    height, width = grey.shape
+    folder.mkdir()
+    picture, noise = Image.fromarray(grey), np.random.default_rng(0)
+    for name in ("first.png", "PNG.PNG", "bmp.bmp", "tif.tif", "TIFF.TIFF"):
+        picture.save(folder / f"same {name}")
+    picture.convert("RGB").save(folder / "same colour.png")
+    picture.convert("RGB").save(folder / "same colour bmp.BMP")
+    rgba = np.dstack([grey, grey, grey, noise.integers(0, 256, grey.shape)]).astype(np.uint8)
+    Image.fromarray(rgba).save(folder / "same with alpha.png")
+    Image.fromarray(rgba[..., 2:]).save(folder / "same grey with alpha.png")
+    picture.convert("P").save(folder / "same palette.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "same 16 bits.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "same 16 bits tif.tif")
+    Image.fromarray(grey.astype(np.float32)).save(folder / "same float.tiff")
+    picture.save(folder / "same tiff in truth.jpg", format="TIFF")
+    for name in ("first.jpg", "second.JPEG", "third.Jpg"):
+        picture.save(folder / f"close {name}", quality=95)
+    picture.convert("RGB").convert("CMYK").save(folder / "four inks.jpg")
+    picture.convert("1").save(folder / "one bit.png")
+    picture.save(folder / "größe, #1 $x @y.v2.png")
+    for size in ((1, 1), (40, 1), (1, 40), (20, 30), (63, 65), (3, 700), (700, 3), (301, 199)):
+        picture.resize(size).save(folder / f"size {size[0]}x{size[1]}.png")
+    picture.resize((90, 50)).save(folder / "x.png")
+    picture.resize((70, 110)).save(folder / "x.jpg")
+    good = [f.name for f in folder.iterdir()]
+
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    whole = (folder / "same first.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    whole = (folder / "close first.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "._same first.png").write_bytes(b"\0\5\26\7")  # as macOS leaves on foreign disks
+    bad = sorted({f.name for f in folder.iterdir()} - set(good))
+
+    (folder / "notes.txt").write_text("read me")
+    (folder / "folder.png").mkdir()
+    picture.save(folder / "folder.png" / "inner.png")
+    return good, bad
+
+
+@pytest.fixture(scope="module")
+def odd(data, trained, tmp_path_factory):
+    """Inference on a folder of pictures of every kind, all in batches of eight and then one by one."""
+    folder = tmp_path_factory.mktemp("odd") / "my pictures"
+    good, bad = make_odd_folder(folder, data / read_json(data / "datalist.json")["testing"][-1]["image"])
+    options = [*INFERENCE_CONFIG, *SMALL, "--dataset_dir", folder, "--ckpt_dir", trained.models, "--output_dir"]
+    log = run("run", *options, folder.parent / "my masks")
+    run(*options, folder.parent / "one by one", "--batch_size", "1")
+    return SimpleNamespace(folder=folder, good=good, bad=bad, log=log, masks=folder.parent / "my masks")
+
+
+def mask_of(odd, name):
+    return odd.masks / f"{name if name in ('x.png', 'x.jpg') else Path(name).stem}_seg.png"
+
+
+def test_inference_writes_one_row_and_one_mask_for_each_readable_picture(odd):
+    rows = read_csv(odd.masks / "predictions.csv")
+    assert list(rows[0]) == COLUMNS
+    assert [row["filename"] for row in rows] == sorted(odd.good)
+    assert sorted(odd.masks.iterdir()) == sorted([odd.masks / "predictions.csv", *(mask_of(odd, n) for n in odd.good)])
+    for row in rows:
+        probabilities = [float(row[column]) for column in COLUMNS[2:5]]
+        assert sum(probabilities) == pytest.approx(1, abs=3e-6)
+        assert row["class"] == CLASSES[int(np.argmax(probabilities))]
+        with Image.open(odd.folder / row["filename"]) as picture, Image.open(mask_of(odd, row["filename"])) as mask:
+            assert (mask.size, mask.mode) == (picture.size, "L"), row
+            assert set(np.unique(np.asarray(mask))) <= {0, 255}, row
+            assert int((np.asarray(mask) > 0).sum()) == int(row["lesion_area_px"]), row
+
+
+def test_inference_names_the_pictures_it_cannot_read(odd):
+    for name in odd.bad:
+        assert f"{odd.folder / name}: left out, not a readable picture" in odd.log
+    assert f"{len(odd.bad)} of {len(odd.good) + len(odd.bad)} pictures left out" in odd.log
+    assert "notes.txt" not in odd.log and "folder.png" not in odd.log
+
+
+def test_the_same_grey_values_give_the_same_answer_in_every_kind_of_file(odd):
+    rows = [row for row in read_csv(odd.masks / "predictions.csv") if row["filename"].startswith("same ")]
+    assert len(rows) == 14 and int(rows[0]["lesion_area_px"]) > 0
+    for row in rows:
+        assert np.array_equal(pixels(mask_of(odd, row["filename"])), pixels(mask_of(odd, rows[0]["filename"]))), row
+        for column in COLUMNS[2:5]:
+            assert float(row[column]) == pytest.approx(float(rows[0][column]), abs=2e-6), row
+    for row in read_csv(odd.masks / "predictions.csv"):
+        if row["filename"].startswith("close "):
+            assert dice(pixels(mask_of(odd, row["filename"])), pixels(mask_of(odd, "same first.png"))) > 0.9
+
+
+def test_pictures_give_the_same_one_by_one_as_in_batches(odd):
+    single = odd.masks.with_name("one by one")
+    for row, other in zip(read_csv(odd.masks / "predictions.csv"), read_csv(single / "predictions.csv"), strict=True):
+        assert np.array_equal(
+            pixels(mask_of(odd, row["filename"])), pixels(single / mask_of(odd, row["filename"]).name)
+        )
+        assert {k: row[k] for k in ("filename", "class", "lesion_area_px")}.items() <= other.items()
+        for column in COLUMNS[2:5]:
+            assert float(row[column]) == pytest.approx(float(other[column]), abs=2e-6)
+
+
+def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
+    """A network that marks what is brighter than the middle stands in, so that only the way there and back counts."""
+    (tmp_path / "bright.py").write_text(
+        "import torch\n"
+        "class Bright(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return {'pred': torch.cat([0.5 - x, x - 0.5], 1), 'class_logits': torch.eye(3)[[1] * len(x)]}\n"
+    )
+    (tmp_path / "bright.json").write_text(json.dumps({"network_def": {"_target_": "bright.Bright"}}))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    boxes = {  # (height, width): (top, left, bottom, right), none of them symmetric
+        (90, 150): (10, 20, 40, 90),
+        (150, 90): (100, 50, 140, 85),
+        (61, 47): (3, 5, 33, 20),
+        (40, 320): (8, 200, 30, 310),
+    }
+    for (height, width), (top, left, bottom, right) in boxes.items():
+        grey = np.full((height, width), 30, np.uint8)
+        grey[top:bottom, left:right] = 220
+        Image.fromarray(grey).save(pictures / f"{height} {width}.png")
+    config = ["--config_file", f"['configs/inference.json','{tmp_path / 'bright.json'}']", "--load_pretrain", "False"]
+    paths = ["--dataset_dir", pictures, "--output_dir", tmp_path / "masks", "--image_size", "64"]
+    run(*config, *paths, PYTHONPATH=str(tmp_path))
+    for (height, width), (top, left, bottom, right) in boxes.items():
+        truth = np.zeros((height, width), bool)
+        truth[top:bottom, left:right] = True
+        mask = pixels(tmp_path / "masks" / f"{height} {width}_seg.png") > 0
+        assert mask.shape == truth.shape
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.9, (height, width)
+    assert {row["class"] for row in read_csv(tmp_path / "masks" / "predictions.csv")} == {"benign"}
+
+
+# Two processes
+
+
+def test_two_processes_train_one_network(data, trained, tmp_path):
+    datalist = read_json(data / "datalist.json")
+    odd_lists = {"training": datalist["training"][:5], "validation": datalist["validation"][1:4]}
+    (tmp_path / "odd.json").write_text(json.dumps(odd_lists))
+    paths = ["--datalist", tmp_path / "odd.json", "--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o"]
+    config = ["--config_file", "['configs/train.json','configs/multi_gpu_train.json']"]
+    text = run("training", *config, *trained.options, *paths, "--epochs", "2", launcher=torchrun())
+    assert text.count("Epoch: 2/2, Iter: 1/1") == 1  # three pictures each make one batch; one process speaks
+    weights = load(tmp_path / "m" / "model.pt")
+    assert weights.keys() == load(trained.models / "model.pt").keys()  # without the wrapper's prefix
+    assert load(tmp_path / "m" / "checkpoint.pt")["network"].keys() == weights.keys()
+    assert len(list((tmp_path / "o").glob("events*"))) == 1
+    rows = read_csv(tmp_path / "o" / "training_curve.csv")
+    assert [(row["epoch"], float(row["pictures"])) for row in rows] == [("1", 3), ("2", 3)]
+
+
+def test_two_processes_evaluate_to_the_same_figures_as_one(data, trained, evaluated, tmp_path):
+    configs = [f"configs/{name}.json" for name in ("train", "evaluate", "multi_gpu_evaluate")]
+    options = [*SMALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir", tmp_path]
+    run("evaluating", "--config_file", str(configs), *options, launcher=torchrun())
+    assert len(read_csv(tmp_path / "pictures.csv")) % 2 == 1
+    for name in ("metrics.json", "pictures.csv"):
+        assert (tmp_path / name).read_bytes() == (evaluated / "testing" / name).read_bytes()
+
+
+# MONAI Label: its stock app `monaibundle` (0.8.5) reads train.json or inference.json alone, as below
+
+
+@pytest.fixture
+def label_bundle(tiny_prepared, tmp_path):
+    """A copy of the bundle with untrained weights of the full size, and data where the bundle looks by default."""
+    folder = tmp_path / "model of the app" / "breast_ultrasound"
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("models", "__pycache__", "data", "eval"))
+    shutil.copytree(tiny_prepared, folder / "data")
+    (folder / "models").mkdir()
+    torch.manual_seed(0)
+    network = read_config(folder, "inference").get_parsed_content("network_def")
+    torch.save(network.state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+def read_config(folder, name):
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / f"{name}.json"))
+    parser.config.update({"bundle_root": str(folder), "device": "cpu"})
+    return parser
+
+
+def answer(folder, picture):
+    """What the app makes of one picture."""
+    parser = read_config(folder, "inference")
+    network = parser.get_parsed_content("network_def", instantiate=True)
+    network.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
+    data = {"image": str(picture), "image_path": str(picture), "model": folder.name, "device": "cpu"}
+    for transform in parser.get_parsed_content("preprocessing", instantiate=True).transforms:
+        if isinstance(transform, LoadImaged):
+            transform._loader.image_only = False
+        data = transform(data)
+    inferer = parser.get_parsed_content("inferer", instantiate=True)
+    with torch.no_grad():
+        data["pred"] = decollate_batch(inferer(data["image"][None], network.eval()))[0]
+    for transform in parser.get_parsed_content("postprocessing", instantiate=True).transforms:
+        if not isinstance(transform, SaveImaged):
+            data = transform(data)
+    return data
+
+
+def test_monai_label_gets_the_mask_and_the_class_of_the_inference_command(label_bundle):
+    metadata = read_json(label_bundle / "configs" / "metadata.json")["network_data_format"]
+    assert [next(iter(metadata[side])) for side in ("inputs", "outputs")] == ["image", "pred"]  # the first ones count
+
+    run(*INFERENCE_CONFIG, cwd=label_bundle)  # no options at all: every default path
+    rows = {row["filename"]: row for row in read_csv(label_bundle / "predictions" / "predictions.csv")}
+    pictures = sorted((label_bundle / "data" / "images").iterdir())
+    assert sorted(rows) == [picture.name for picture in pictures]
+    for picture in pictures[:3]:
+        data, row = answer(label_bundle, picture), rows[picture.name]
+        mask = data["pred"].array
+        assert (
+            mask.dtype == np.uint8 and mask.shape == Image.open(picture).size
+        )  # (W, H): anything else comes out wrong
+        # `Restored`, which the app adds, must find nothing to do.
+        assert mask.shape[1:] == tuple(data["image"].meta["spatial_shape"])[-1:]
+        assert np.array_equal(mask.T * 255, pixels(label_bundle / "predictions" / f"{picture.stem}_seg.png"))
+        result = json.loads(json.dumps(data["result"]))
+        assert "prediction" not in result  # CVAT would drop the outline
+        assert result["class"] == row["class"]
+        scores = {f"p_{entry['label']}": entry["score"] for entry in result["classification"]}
+        assert scores == pytest.approx({column: float(row[column]) for column in COLUMNS[2:5]}, abs=2e-6)
+
+
+@pytest.mark.parametrize("pretrained", [False, True], ids=["from nothing", "from weights"])
+def test_monai_label_trains_without_classes(pretrained, label_bundle):
+    weights = label_bundle / "models" / "model.pt"
+    before = load(weights)
+    handlers = read_config(label_bundle, "train").get("train#handlers")
+    if not pretrained:
+        weights.unlink()
+    elif not [handler for handler in handlers if handler.get("_target_") == "CheckpointLoader"]:
+        load_dict = {"model": "$@network"}
+        loader = {"_target_": "CheckpointLoader", "load_path": str(weights), "load_dict": load_dict, "strict": False}
+        handlers.insert(0, loader)
+    datalist = read_json(label_bundle / "data" / "datalist.json")
+    items = {
+        part: [{key: str(label_bundle / "data" / item[key]) for key in ("image", "label")} for item in datalist[part]]
+        for part in ("training", "validation")
+    }
+    overrides = {
+        "bundle_root": str(label_bundle),
+        "train#trainer#max_epochs": 1,
+        "train#dataset#data": items["training"],
+        "device": "cpu",
+        "train#handlers": handlers,
+        "validate#dataset#data": items["validation"],
+    }
+    program = (
+        "import json, sys, monai.bundle\n"
+        "folder = sys.argv[1]\n"
+        "sys.path.insert(0, folder)\n"
+        "files = {'meta_file': folder + '/configs/metadata.json', 'config_file': folder + '/configs/train.json'}\n"
+        "monai.bundle.run(run_id='run', init_id=None, final_id=None, **files, **json.loads(sys.argv[2]))\n"
+    )
+    arguments = [sys.executable, "-c", program, str(label_bundle), json.dumps(overrides)]
+    done = subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    assert ("Restored all variables" in text) == pretrained
+    after = load(weights)
+    assert after.keys() == before.keys() and not same(after, before)
+    assert all(torch.isfinite(value).all() for value in after.values())
+
+
+# The real pictures, where they are
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="BUSI does not lie in ../shared/data")
+def test_the_whole_way_on_the_real_set(tmp_path):
+    prepared = tmp_path / "busi"
+    convert = [sys.executable, "scripts/prepare_busi.py", "--source", REAL, "--output", prepared]
+    done = subprocess.run(convert, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lists = read_json(prepared / "datalist.json")
+    common = [*SMALL, "--ckpt_dir", tmp_path / "models"]
+    paths = [*common, "--dataset_dir", prepared, "--output_dir", tmp_path / "eval"]
+    text = run("training", *TRAIN_CONFIG, *paths, "--epochs", "1")
+    assert f"Iter: {-(-len(lists['training']) // 16)}/" in text
+
+    run("evaluating", *EVALUATE_CONFIG, *paths, "--part", "validation")
+    rows, metrics = read_csv(tmp_path / "eval" / "pictures.csv"), read_json(tmp_path / "eval" / "metrics.json")
+    assert [row["filename"] for row in rows] == sorted(Path(item["image"]).name for item in lists["validation"])
+    assert metrics["pictures_by_class"] == Counter(CLASSES[item["class"]] for item in lists["validation"])
+
+    chosen = random.Random(0).sample(lists["testing"], 12)
+    (tmp_path / "new").mkdir()
+    for item in chosen:
+        name = Path(item["image"]).name
+        shutil.copy(REAL / name.split()[0] / name, tmp_path / "new")  # as published, not as converted
+    run(*INFERENCE_CONFIG, *common, "--dataset_dir", tmp_path / "new", "--output_dir", tmp_path / "masks")
+    rows = read_csv(tmp_path / "masks" / "predictions.csv")
+    assert [row["filename"] for row in rows] == sorted(Path(item["image"]).name for item in chosen)
+    for row in rows:
+        mask = pixels(tmp_path / "masks" / f"{Path(row['filename']).stem}_seg.png")
+        assert mask.shape == pixels(prepared / "labels" / row["filename"]).shape
+        assert int((mask > 0).sum()) == int(row["lesion_area_px"])

@@ -1,0 +1,161 @@
+"""What surrounds the trainer: checked options, best weights, checkpoints, seeds, mixed precision."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+from ignite.engine import Engine, Events
+from torch import nn
+
+from scripts.inferer import AutocastInferer, fast_bfloat16
+from scripts.training import KeepBest, SeedEachEpoch, TrainingCheckpoint, check_overrides, keep_freed_memory
+
+TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
+EVALUATE = str(ROOT / "bundle" / "configs" / "evaluate.json")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--epochs", "3", "--train#trainer#max_epochs=2"],
+        ["--run_id", "training", "--meta_file", "x.json", "--logging_file", "y.conf"],
+        ["--+imports", "[]"],
+        ["--learning_rate", "-1"],  # a value that begins with one dash is none
+    ],
+)
+def test_options_that_exist_are_accepted(options):
+    check_overrides(["run", "--config_file", TRAIN, *options])
+
+
+@pytest.mark.parametrize("option", ["--epoch", "--train#trainer#max_epoch", "--part"])
+def test_options_that_no_config_knows_are_refused(option):
+    with pytest.raises(ValueError, match=f"unknown option {option}; the config has: .*batch_size"):
+        check_overrides(["run", "--config_file", TRAIN, option, "3"])
+
+
+def test_options_of_several_configs_and_of_an_args_file(tmp_path):
+    both = f"['{TRAIN}','{EVALUATE}']"
+    check_overrides(["run", "--config_file", both, "--part", "validation"])
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps({"config_file": TRAIN, "epoch": 3}))
+    with pytest.raises(ValueError, match="unknown option --epoch"):
+        check_overrides(["run", "--args_file", str(file)])
+
+
+def test_other_programs_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main.py", "--epoch", "3"])
+    check_overrides()
+
+
+def engine(epochs, *handlers):
+    """Trainer stand-in of three steps an epoch with the handlers attached."""
+    trainer = Engine(lambda _, batch: batch)
+    trainer.state.max_epochs, trainer.state.rank, trainer.state.device = epochs, 0, "cpu"
+    for handler in handlers:
+        handler.attach(trainer)
+    return trainer
+
+
+def best_keeper(scores, path, patience=0):
+    """KeepBest on a one-weight network; the weight and the score of epoch k are k and scores[k - 1]."""
+    network = nn.Linear(1, 1, bias=False)
+    evaluator = SimpleNamespace(state=SimpleNamespace(metrics={}, key_metric_name="val_score"))
+    keeper = KeepBest(network, evaluator, str(path), patience=patience)
+    trainer = engine(len(scores))
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(trainer):
+        nn.init.constant_(network.weight, trainer.state.epoch)
+        evaluator.state.metrics["val_score"] = scores[trainer.state.epoch - 1]
+
+    keeper.attach(trainer)
+    return keeper, trainer
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    keeper, trainer = best_keeper([0.1, 0.5, 0.3, 0.5], tmp_path / "model.pt")
+    trainer.run([1, 2, 3])
+    assert (keeper.best, keeper.best_epoch, trainer.state.epoch) == (0.5, 2, 4)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 2
+
+
+def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart(tmp_path):
+    keeper, trainer = best_keeper([0.5, 0.3, 0.2, 0.6], tmp_path / "model.pt", patience=2)
+    trainer.run([1])
+    assert trainer.state.epoch == 3
+    again, trainer = best_keeper([0.4, 0.3], tmp_path / "model.pt", patience=3)
+    again.load_state_dict(keeper.state_dict())
+    trainer.run([1])
+    assert (again.best, again.worse, trainer.state.epoch) == (0.5, 3, 1)
+
+
+def test_a_checkpoint_brings_back_engine_and_objects(tmp_path):
+    network, path = nn.Linear(2, 1), tmp_path / "models" / "checkpoint.pt"
+    checkpoint = TrainingCheckpoint(str(path), {"network": network})
+    engine(3, checkpoint).run([1, 2, 3])
+    kept = network.weight.detach().clone()
+    nn.init.zeros_(network.weight)
+    again = engine(3)
+    again.state.epoch_length = 3
+    checkpoint.resume(again)
+    assert again.state.epoch == 3 and torch.equal(network.weight, kept)
+
+
+def test_a_checkpoint_of_another_length_is_refused_by_name(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint = TrainingCheckpoint(str(path), {})
+    engine(3, checkpoint).run([1, 2, 3])
+    longer = engine(5)
+    longer.state.epoch_length = 3
+    with pytest.raises(ValueError, match=f"{path}: saved with max_epochs 3, now 5; resume with the options"):
+        checkpoint.resume(longer)
+
+
+def test_without_a_checkpoint_a_training_starts_anew(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        TrainingCheckpoint(str(tmp_path / "checkpoint.pt"), {}).resume(engine(3))
+    assert "nothing to resume, the training starts anew" in caplog.text
+
+
+def test_an_epochs_draws_depend_on_seed_and_epoch_alone():
+    def draws(seed, epochs, start=0):
+        found, seeded = {}, []
+        transform = SimpleNamespace(set_random_state=seeded.append)
+        trainer = engine(epochs, SeedEachEpoch(seed, SimpleNamespace(transform=transform)))
+        trainer.state.epoch = start
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda e: found.setdefault(e.state.epoch, (torch.rand(1).item(), seeded[-1]))
+        )
+        trainer.run([1], max_epochs=epochs)
+        return found
+
+    whole = draws(0, 3)
+    torch.rand(7)  # whatever was drawn before
+    assert draws(0, 3) == whole and len(set(whole.values())) == 3
+    assert draws(1, 3)[1] != whole[1]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_glibc_takes_the_request_to_keep_memory():
+    assert keep_freed_memory()
+
+
+@pytest.mark.parametrize("amp, kind", [(True, torch.bfloat16), (False, torch.float32), ("auto", None)])
+def test_mixed_precision_where_asked_for_and_float32_outside(amp, kind):
+    inside = []
+
+    def network(x):
+        inside.append((x @ x).dtype)
+        return {"pred": x @ x}
+
+    output = AutocastInferer(amp)(torch.rand(4, 4), network)
+    assert inside == [kind or (torch.bfloat16 if fast_bfloat16("cpu") else torch.float32)]
+    assert output["pred"].dtype == torch.float32
+
+
+def test_a_wrong_precision_is_an_error():
+    with pytest.raises(ValueError, match="amp is 'yes'; use true, false or auto"):
+        AutocastInferer("yes")
