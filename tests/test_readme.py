@@ -1,0 +1,159 @@
+"""READMEs, configs, metadata and the files of results/ agree, and every command shown there can be typed."""
+
+import json
+import re
+import shlex
+
+import pytest
+from conftest import CLASS_NAMES, ROOT
+
+from scripts.training import check_overrides
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
+METADATA = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
+CONFIGS = {
+    name: json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+    for name in ("train", "evaluate", "inference")
+}
+
+
+def commands(text, start):
+    """Lines of fenced blocks that begin with `start`."""
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+
+
+def results(name):
+    """A file of results/."""
+    return json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("text, folder", [(README, ROOT), (CARD, ROOT / "bundle")], ids=["README", "model card"])
+def test_options_of_bundle_commands_exist(text, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    found = [line for line in text.splitlines() if "-m monai.bundle run" in line]
+    assert len(found) >= 3
+    for line in found:
+        check_overrides(shlex.split(line.split("-m monai.bundle ")[1]))
+
+
+def test_scripts_in_the_readme_exist():
+    lines = commands(README, "python scripts/")
+    assert lines
+    for line in lines:
+        _, script, *options = shlex.split(line)
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for option in options:
+            if option.startswith("--"):
+                assert re.search(rf"\b{option[2:]}\b", source), line
+
+
+def test_plain_commands_are_those_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace('"$(RUN)"', ".venv/bin/python")
+    plain = commands(README, ".venv/bin/python ")
+    assert len(plain) == 3
+    for line in plain:
+        assert f"\t{line}" in makefile
+    for target in ("demo", "test"):
+        assert f"\n{target}: " in makefile and commands(README, f"make {target}")
+
+
+def test_the_model_cards_table_names_every_option_and_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \| ", CARD.split("| id | default |")[1], re.MULTILINE))
+    knobs = {}
+    for config in reversed(CONFIGS.values()):
+        for name, value in config.items():
+            values = value if isinstance(value, list) else [value]
+            steps = [v for v in values if isinstance(v, dict) or isinstance(value, list) and str(v).startswith("$")]
+            if values and not steps and "#" not in name:
+                knobs[name] = value
+    for internal in ("is_not_rank0", "network", "training", "evaluating"):
+        del knobs[internal]
+    assert set(rows) == set(knobs)
+    for name, value in knobs.items():
+        if name == "device":
+            continue
+        if isinstance(value, str):
+            joined = re.fullmatch(r"\$@(\w+) \+ '(.+)'", value)
+            value = f"<{joined[1]}>{joined[2]}" if joined else value.removeprefix("$")
+        elif not isinstance(value, bool):
+            value = json.dumps(value)
+        assert rows[name] == f"`{value}`", name
+
+
+def test_the_model_card_names_every_figure_of_an_evaluation():
+    table = CARD.split("## Performance")[1].split("## ")[0]
+    for name in results("short_training/metrics.json"):
+        if name not in ("notice", "part", "pictures", "pictures_by_class"):
+            assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
+
+
+def test_changelog_and_metadata_say_the_same():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    entries = dict(re.findall(r"^## (\S+)\n\n(.+?)\n*(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert entries == METADATA["changelog"]
+    assert METADATA["version"] in entries
+
+
+def test_classes_stand_in_one_order_everywhere():
+    for config in (CONFIGS["train"], CONFIGS["inference"]):
+        assert tuple(config["class_names"]) == CLASS_NAMES
+    listed = ", ".join(f"{index}: {name}" for index, name in enumerate(CLASS_NAMES))
+    assert listed in METADATA["label_classes"] and listed in METADATA["pred_classes"]
+    assert ", ".join(CLASS_NAMES) in CARD and f"({', '.join(CLASS_NAMES)})" in README
+
+
+def test_everything_says_research_only():
+    for text in (README, CARD, METADATA["description"], METADATA["intended_use"]):
+        assert "not a medical device" in text
+    assert "not a medical device" in results("short_training/metrics.json")["notice"]
+
+
+def test_the_three_splits_are_those_of_the_summaries():
+    for split in ("clean", "grouped", "random"):
+        counts = results(f"splits/{split}.json")["counts"]
+        total = {part: sum(counts[part].values()) for part in counts}
+        classes = " / ".join(str(counts["used"][name]) for name in CLASS_NAMES)
+        parts = ", ".join(str(total[part]) for part in ("training", "validation", "testing"))
+        assert f"| `{split}` | {total['used']} | {classes} | {parts} |" in README
+    counts = results("splits/clean.json")["counts"]
+    assert ", ".join(str(sum(counts[p].values())) for p in ("training", "validation", "testing")) in CARD
+    found = results("splits/random.json")
+    for name in CLASS_NAMES:
+        share = f"{found['shares_percent']['found'][name]:.1f} %"
+        assert f"{found['counts']['found'][name]} {name} ({share})" in CARD
+        assert f"{share} {name}" in README
+
+
+def test_the_results_table_is_that_of_the_short_training():
+    for part, folder in (("validation", "validation/"), ("testing", "")):
+        f = results(f"short_training/{folder}metrics.json")
+        assert f["part"] == part
+        dice = f["lesion_dice_by_class"]
+        cells = [f["pictures"], f"{f['lesion_dice']:.3f}", f"{dice['benign']:.3f} / {dice['malignant']:.3f}"]
+        cells += [f"{f['lesion_iou']:.3f}", f"{f['dice_all_pictures']:.3f}"]
+        cells += [f"{100 * f['missed_rate']:.0f} %", f"{100 * f['false_mask_rate']:.0f} %", f"{f['accuracy']:.3f}"]
+        cells += [f"{f['macro_f1']:.3f}", f"{f['auroc_macro']:.3f}", f"{f['auroc_malignant']:.3f}"]
+        assert f"| {part} | {' | '.join(str(cell) for cell in cells)} |" in README
+
+
+def test_the_speeds_are_those_of_the_benchmark():
+    for size in (256, 160):
+        f = results(f"benchmark_{size}.json")
+        assert f["image_size"] == size
+        for name, title in (("same", "same network"), ("bundle", "this bundle")):
+            cells = [
+                "{median:.1f} ({range[0]:.1f} to {range[1]:.1f})".format(**f["faster_than_plain"][name][what])
+                for what in ("epoch_s", "step_s", "inference_s")
+            ]
+            share = f"{100 * f['settings'][name]['share_of_matrix_peak']:.0f} %"
+            assert f"| {size} | {title} | {' | '.join(cells)} | {share} |" in README
+
+
+def test_nothing_tracked_names_an_absolute_path():
+    files = [f for folder in ("bundle", "scripts", "tests", "results", ".ci") for f in (ROOT / folder).rglob("*")]
+    for file in [*files, *ROOT.glob("*.md"), ROOT / "Makefile"]:
+        if file.is_file() and file.suffix in (".py", ".json", ".md", ".txt", ".csv", "") and file.name != "LICENSE":
+            text = file.read_text(encoding="utf-8")
+            assert not re.search(r"(?<![\w.:/*])/(home|work|tmp|Users|root)/", text), file
