@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import numpy as np
 import prepare_busi as command
 import pytest
 from monai.data import load_decathlon_datalist
+from monai.transforms import LoadImaged
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,9 +26,14 @@ CLASSES = list(COUNTS)
 HEIGHT, WIDTH = 40, 56
 
 
-def run(*options, cwd=ROOT):
-    script = ROOT / "scripts" / "prepare_busi.py"
-    return subprocess.run([sys.executable, script, *map(str, options)], cwd=cwd, capture_output=True, text=True)
+SCRIPT = ROOT / "scripts" / "prepare_busi.py"
+
+
+def run(*options, cwd=ROOT, **variables):
+    arguments = [sys.executable, str(SCRIPT), *map(str, options)]
+    return subprocess.run(
+        arguments, cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+    )
 
 
 def noise(seed, height=HEIGHT, width=WIDTH):
@@ -57,15 +67,19 @@ def read(path):
     return np.asarray(Image.open(path))
 
 
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def items(output):
-    lists = json.loads((output / "datalist.json").read_text(encoding="utf-8"))
-    return {item["sources"][0]: item for part in command.PARTS for item in lists[part]}
+    datalist = read_json(output / "datalist.json")
+    return {item["sources"][0]: item for part in command.PARTS for item in datalist[part]}
 
 
 def prepare(source, output, **options):
     """Prepare without leaving anything out; return the items by source file and the summary."""
     command.prepare_busi(str(source), str(output), **{"split": "random", **options})
-    return items(output), json.loads((output / "summary.json").read_text(encoding="utf-8"))
+    return items(output), read_json(output / "summary.json")
 
 
 def hashes(folder):
@@ -79,7 +93,7 @@ def hashes(folder):
 def facts_as_pictures():
     """The published list as if all 780 pictures had been read and no further copy had been found on the pixels."""
     return [
-        command.Picture(f"{name}/{file}", name, [], file, [], row["group"], row["objection"])
+        command.Picture(f"{name}/{file}", name, [], file, group=row["group"], objection=row["objection"])
         for (name, file), row in command.read_facts().items()
     ]
 
@@ -96,21 +110,28 @@ def kept(split):
 def test_the_command_writes_a_folder_that_is_complete_on_its_own(tmp_path):
     source = make_source(tmp_path / "busi")
     result = run("--source", source, "--output", tmp_path / "out")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and not result.stderr, result.stderr
     assert "testing" in result.stdout and "not a medical device" in result.stdout
+    originals = {str(p.relative_to(source)): read(p) for p in source.rglob("*.png")}
+    shutil.rmtree(source)
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     assert {p.name for p in moved.iterdir()} == {"images", "labels", "datalist.json", "summary.json", "summary.txt"}
     assert (moved / "summary.txt").read_text(encoding="utf-8") == result.stdout
     found = [item for part in command.PARTS for item in load_decathlon_datalist(moved / "datalist.json", True, part)]
     assert len(found) == 12
     assert {Path(item["image"]) for item in found} == set((moved / "images").iterdir())
+    assert {Path(item["label"]) for item in found} == set((moved / "labels").iterdir())
     for item in found:
         image, label = Image.open(item["image"]), Image.open(item["label"])
         assert (image.format, image.mode, label.mode, label.size) == ("PNG", "L", "L", (WIDTH, HEIGHT))
-        assert np.array_equal(read(item["image"]), read(source / item["sources"][0]))
-        assert np.array_equal(read(item["label"]), read(source / item["sources"][1]))
+        assert np.array_equal(read(item["image"]), originals[item["sources"][0]])
+        assert np.array_equal(read(item["label"]), originals[item["sources"][1]])
         assert CLASSES[item["class"]] == item["class_name"] == Path(item["sources"][0]).parent.name
-    assert str(tmp_path) not in "".join(path.read_text(encoding="utf-8") for path in moved.glob("*.*"))
+        loaded = LoadImaged(keys=("image", "label"), ensure_channel_first=True)(item)
+        for key in ("image", "label"):  # MONAI gives (channel, W, H)
+            assert np.array_equal(np.asarray(loaded[key])[0].T, read(item[key]))
+    text = "".join(path.read_text(encoding="utf-8") for path in moved.glob("*.*"))
+    assert str(tmp_path) not in text and str(ROOT) not in text
 
 
 def test_the_summary_corrects_the_shares_of_the_notebook(tmp_path):
@@ -143,12 +164,15 @@ COLOUR = np.dstack([MASK // 255 * 200, MASK * 0, MASK * 0])
         (Image.fromarray(MASK).convert("P"), "a_mask.png"),
         (Image.fromarray(COLOUR), "a_mask.png"),
         (Image.fromarray(np.dstack([COLOUR, np.full_like(MASK, 255)])), "a_mask.png"),
-        (Image.fromarray(np.dstack([MASK, np.full_like(MASK, 255)]), "LA"), "a_mask.png"),
+        (Image.fromarray(np.dstack([MASK, np.full_like(MASK, 255)])), "a_mask.png"),
         (Image.fromarray(MASK // 255), "a_mask.png"),
         (Image.fromarray(MASK.astype(np.uint16) * 257), "a_mask.png"),
         (Image.fromarray(MASK).convert("RGB"), "a_MASK_1.TIF"),
+        (Image.fromarray(MASK).convert("CMYK"), "a_mask.tif"),
+        (Image.fromarray(MASK.astype(np.float32)), "a_mask.tif"),
+        (Image.fromarray(np.dstack([np.full_like(MASK, 255), MASK])), "a_mask.png"),
     ],
-    ids=["1-bit", "L", "P", "RGB", "RGBA", "LA", "0/1", "16-bit", "tif"],
+    ids=["1-bit", "L", "P", "RGB", "RGBA", "LA", "0/1", "16-bit", "tif", "CMYK", "float", "transparent white"],
 )
 def test_masks_of_any_mode_give_the_same_label(mask, name, tmp_path):
     save(tmp_path / name, mask)
@@ -166,23 +190,26 @@ RGB = np.dstack([GREY] * 3)
 
 
 @pytest.mark.parametrize(
-    "image, expected, repair",
+    "image, suffix, expected, repair",
     [
-        (Image.fromarray(GREY), GREY, ""),
-        (Image.fromarray(RGB), GREY, ""),
-        (Image.fromarray(GREY).convert("P"), GREY, ""),
-        (Image.fromarray(np.dstack([RGB, np.full_like(GREY, 255)])), GREY, ""),
-        (Image.fromarray(np.dstack([RGB, GREY])), GREY, "transparency ignored"),
-        (Image.fromarray(np.dstack([GREY, GREY]), "LA"), GREY, "transparency ignored"),
-        (Image.fromarray(MASK).convert("1"), MASK, "1-bit"),
-        (Image.fromarray(np.array([[0, 1000], [2000, 4000]], np.uint16)), [[0, 64], [128, 255]], "more than 8 bits"),
-        (Image.fromarray(np.full((2, 3, 3), (255, 0, 0), np.uint8)), np.full((2, 3), 76), "colour turned to grey"),
+        (Image.fromarray(GREY), "png", GREY, ""),
+        (Image.fromarray(RGB), "png", GREY, ""),
+        (Image.fromarray(GREY).convert("P"), "png", GREY, ""),
+        (Image.fromarray(np.dstack([RGB, np.full_like(GREY, 255)])), "png", GREY, ""),
+        (Image.fromarray(np.dstack([RGB, GREY])), "png", GREY, "transparency ignored"),
+        (Image.fromarray(np.dstack([GREY, GREY])), "png", GREY, "transparency ignored"),
+        (Image.fromarray(GREY).convert("CMYK"), "tif", GREY, ""),
+        (Image.fromarray(MASK).convert("1"), "png", MASK, "1-bit"),
+        (Image.fromarray(np.array([[0, 1000], [2000, 4000]], np.uint16)), "png", [[0, 64], [128, 255]], "8 bits"),
+        (Image.fromarray(np.array([[-1, 0], [0, 1]], np.int32)), "tif", [[0, 128], [128, 255]], "8 bits"),
+        (Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)), "tif", [[0, 51], [153, 255]], "8 bits"),
+        (Image.fromarray(np.full((2, 3, 3), (255, 0, 0), np.uint8)), "png", np.full((2, 3), 76), "colour turned"),
     ],
-    ids=["L", "RGB", "P", "opaque", "RGBA", "LA", "1-bit", "16-bit", "colour"],
+    ids=["L", "RGB", "P", "opaque", "RGBA", "LA", "CMYK", "1-bit", "16-bit", "32-bit", "float", "colour"],
 )
-def test_pictures_of_any_mode_become_8_bit_grey_and_repairs_are_told(image, expected, repair, tmp_path):
-    save(tmp_path / "a.png", image)
-    grey, repairs = command.read_grey(tmp_path / "a.png")
+def test_pictures_of_any_mode_become_8_bit_grey_and_repairs_are_told(image, suffix, expected, repair, tmp_path):
+    save(tmp_path / f"a.{suffix}", image)
+    grey, repairs = command.read_grey(tmp_path / f"a.{suffix}")
     assert grey.dtype == np.uint8 and np.array_equal(grey, expected)
     assert repair in repairs[0] if repair else not repairs
 
@@ -223,6 +250,7 @@ def test_equal_names_do_not_overwrite_one_another(tmp_path):
     assert len(list((tmp_path / "out" / "images").iterdir())) == 18
     for seed, file in enumerate(pictures, start=900):
         assert np.abs(read(tmp_path / "out" / found[file]["image"]).astype(int) - noise(seed)).max() < 12  # JPEG
+    assert found["malignant/x.TIFF"]["image"] == "images/malignant_x.png"
 
 
 def test_the_same_input_gives_the_same_bytes_and_the_source_stays_as_it_was(tmp_path):
@@ -236,8 +264,36 @@ def test_the_same_input_gives_the_same_bytes_and_the_source_stays_as_it_was(tmp_
 
 def test_a_folder_named_like_a_number_is_a_folder(tmp_path):
     make_source(tmp_path / "2023")
-    result = run("--source", 2023, "--output", 2024, cwd=tmp_path)
-    assert result.returncode == 0 and (tmp_path / "2024" / "datalist.json").exists(), result.stderr
+    result = run("--source", 2023, "--output", "2024_01", cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / "2024_01" / "datalist.json").exists(), result.stderr
+
+
+def test_folders_as_people_keep_them_give_the_same_pictures(tmp_path):
+    plain = make_source(tmp_path / "busi")
+    prepare(plain, tmp_path / "expected")
+    kept = shutil.copytree(plain, tmp_path / "Brust Ü 2")
+    (kept / "benign").rename(kept / "Benign")
+    (kept / "normal").rename(kept / "NORMAL")
+    for path in list((kept / "malignant").iterdir()):
+        path.rename(path.with_name(path.stem.replace("_mask", "_MASK") + ".PNG"))
+    for name in ("Thumbs.db", ".DS_Store", "._benign (1).png", "desktop.ini"):
+        (kept / "Benign" / name).write_bytes(b"no picture")
+    (kept / "__MACOSX").mkdir()
+    (kept / "read me.txt").touch()
+    (tmp_path / "link").symlink_to(kept, target_is_directory=True)
+    result = run("--source", "link", "--output", "neu/größer als", "--split", "random", cwd=tmp_path)
+    assert result.returncode == 0 and "Refused" not in result.stdout, result.stderr
+    made, expected = hashes(tmp_path / "neu" / "größer als"), hashes(tmp_path / "expected")
+    assert len(made) == len(expected) == 27
+    assert all(made[file] == expected[file] for file in expected if file.endswith(".png"))
+
+
+def test_the_summary_is_printed_where_the_terminal_lacks_the_letters_of_a_name(tmp_path):
+    source = make_source(tmp_path / "busi")
+    save(source / "benign" / "Läsion.png", noise(1))
+    result = run("--source", source, "--output", tmp_path / "out", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0 and "L\\xe4sion.png" in result.stdout, result.stderr
+    assert "Läsion.png" in (tmp_path / "out" / "summary.txt").read_text(encoding="utf-8")
 
 
 # Bad input
@@ -258,8 +314,9 @@ def refused_source(folder):
     (benign / "Thumbs.db").write_bytes(b"")
     return [
         "benign/benign (1).png: empty file (0 bytes); copy it again",
-        "benign/benign (2).png: unreadable or truncated picture; copy it again",
-        "benign/benign (3).png: its mask benign/benign (3)_mask.png: unreadable or truncated picture; copy it again",
+        "benign/benign (2).png: unreadable, truncated or of an unknown kind; " "copy it again or save it as a grey PNG",
+        "benign/benign (3).png: its mask benign/benign (3)_mask.png: unreadable, truncated or of an unknown kind; "
+        "copy it again or save it as a grey PNG",
         "benign/benign (4).png: its mask benign/benign (4)_mask.png is 56x39, its image 56x40 pixels; "
         "export the mask in the size of the image",
         "benign/benign (5).png: its mask benign/benign (5)_mask.png is empty, but the class is benign; "
@@ -273,26 +330,45 @@ def test_unusable_files_are_refused_by_name_and_the_rest_goes_on(tmp_path):
     expected = refused_source(tmp_path / "busi")
     result = run("--source", tmp_path / "busi", "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
-    assert [line[9:] for line in result.stdout.splitlines() if line.startswith("Refused: ")] == expected
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert "\n".join(["Refused (7):", *expected, ""]) in result.stdout
+    summary = read_json(tmp_path / "out" / "summary.json")
     assert summary["refused"] == expected
     assert summary["counts"]["used"] == {"normal": 12, "benign": 6, "malignant": 12}
     assert len(items(tmp_path / "out")) == len(list((tmp_path / "out" / "images").iterdir())) == 30
 
 
-def test_strict_stops_at_an_unusable_file_and_writes_nothing(tmp_path):
-    for damage, file in ((refused_source, "(6)_mask.png"), (make_source, "(1).png")):
-        source = tmp_path / damage.__name__
-        damage(source)
-        if damage is make_source:
-            (source / "benign" / "benign (1).png").write_bytes(b"")
-        result = run("--source", source, "--output", tmp_path / "out", "--strict")
-        assert result.returncode == 1 and result.stderr.startswith("--strict: ") and file in result.stderr
-        assert result.stderr.count("\n") == 1 and list(tmp_path.glob("*out*")) == []
+def test_strict_stops_at_unusable_files_names_all_and_writes_nothing(tmp_path):
+    expected = refused_source(tmp_path / "busi")
+    result = run("--source", tmp_path / "busi", "--output", tmp_path / "out", "--strict")
+    lines = ["prepare_busi: --strict: 7 files refused, nothing was written", *expected]
+    assert result.returncode == 1 and result.stderr.splitlines() == lines
+    assert list(tmp_path.iterdir()) == [tmp_path / "busi"]
+    assert run("--source", make_source(tmp_path / "sound"), "--output", tmp_path / "out", "--strict").returncode == 0
 
 
+def test_a_file_that_the_system_cannot_read_is_refused_with_the_reason(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", noise(1))
+    monkeypatch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(command.Unusable, match="^Permission denied; copy it again"):
+        command.read_grey(tmp_path / "a.png")
+
+
+def test_damage_at_which_pillow_raises_no_oserror_is_refused_too(tmp_path):
+    save(tmp_path / "a.tif", noise(3))
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, directory)
+    struct.pack_into("<I", data, directory + 2 + 12 * entries, len(data))  # a second frame that says nothing of itself
+    (tmp_path / "a.tif").write_bytes(data + bytes(6))
+    with pytest.raises(TypeError):
+        Image.open(tmp_path / "a.tif").n_frames
+    with pytest.raises(command.Unusable, match="unreadable"):
+        command.read_grey(tmp_path / "a.tif")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_every_truncation_of_a_picture_is_refused_or_harmless(tmp_path):
-    for suffix in (".png", ".jpg", ".bmp", ".tif"):
+    for suffix in command.SUFFIXES:
         save(tmp_path / f"whole{suffix}", noise(3))
         whole = (tmp_path / f"whole{suffix}").read_bytes()
         expected = read(tmp_path / f"whole{suffix}")
@@ -333,9 +409,17 @@ def two_pictures(folder):
         save(folder / "normal" / f"{k}.png", noise(k))
 
 
+def one_of_each(folder):
+    make_source(folder, 1)
+
+
 def half_written(folder):
     make_source(folder)
     save(folder.parent / "out" / "images" / "benign (1).png", noise(1))
+
+
+def prepared(folder):
+    prepare(make_source(folder), folder.parent / "out")
 
 
 def output_is_a_file(folder):
@@ -352,70 +436,90 @@ def output_is_a_file(folder):
         (no_pictures, {}, "busi: no picture (.png .jpg .jpeg .bmp .tif .tiff) in its class folders"),
         (unknown_class, {}, "bening: no class; rename it to one of normal, benign, malignant or move it out"),
         (all_broken, {}, "busi: none of its pictures can be used; the first: benign/a.png: empty file"),
-        (two_pictures, {}, "--split clean: 2 groups are too few for 3 parts; add pictures"),
+        (two_pictures, {}, "--split clean: 2 groups cannot fill 3 parts; add pictures"),
+        (one_of_each, {}, "--split clean: 3 groups cannot fill 3 parts; add pictures"),
         (half_written, {}, "out: half-written, or made by something else; remove it or choose another --output"),
-        (half_written, {"overwrite": True}, "out: half-written, or made by something else; remove it"),
+        (prepared, {}, "out: exists; remove it or choose another --output"),
         (output_is_a_file, {}, "out: not a folder; choose another --output"),
+        (output_is_a_file, {"output": "{busi}/../out/new"}, "; choose another --output"),
         (make_source, {"output": "{busi}/out"}, "lies inside the source {busi} or holds it; choose another --output"),
         (make_source, {"output": "{busi}"}, "lies inside the source {busi} or holds it; choose another --output"),
         (make_source, {"output": "{busi}/.."}, "lies inside the source {busi} or holds it; choose another --output"),
-        (make_source, {"folds": 5}, "--folds 5: class normal has 4 groups; pass fewer folds or add pictures"),
+        (make_source, {"folds": 5}, "--folds 5: class normal has no more groups than 4; pass fewer folds or add"),
         (make_source, {"folds": 1}, "--folds 1: pass 0 for training, validation and testing, or a whole number from 2"),
         (make_source, {"folds": "2.5"}, "--folds 2.5: pass 0"),
         (make_source, {"split": "patient"}, "--split patient: pass one of clean, grouped, random"),
         (make_source, {"split": "[1,2]"}, "--split [1, 2]: pass one of clean, grouped, random"),
         (make_source, {"seed": -1}, "--seed -1: pass a whole number from 0 to 4294967295"),
         (make_source, {"strict": "no"}, "--strict no: a switch without a value; write --strict last or --strict=True"),
-        (make_source, {"output": "[a]"}, "--output ['a']: pass a folder; one whose name looks like a value as"),
+        (make_source, {"output": True}, "--source and --output: each needs a folder"),
         (make_source, {"sead": 3}, "--sead: no such option; the options are --source, --output, --split, --folds,"),
     ],
 )
-def test_bad_input_ends_in_one_line_and_leaves_nothing_behind(make, options, message, tmp_path):
+def test_bad_input_ends_in_one_line_and_leaves_nothing_behind(make, options, message, tmp_path, monkeypatch, capsys):
     source = tmp_path / "busi"
     make(source)
     before = hashes(tmp_path)
     options = {"source": source, "output": tmp_path / "out", **options}
-    result = run(*(f"--{name}={str(value).format(busi=source)}" for name, value in options.items()))
-    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
-    assert message.format(busi=source) in result.stderr
+    arguments = [f"--{name}={str(value).format(busi=source)}" for name, value in options.items()]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    line = stopped.value.code
+    assert line.startswith("prepare_busi: ") and message.format(busi=source) in line and "\n" not in line
     assert hashes(tmp_path) == before and not list(tmp_path.glob(".*"))
 
 
-def test_an_output_is_replaced_only_on_demand_and_only_when_nothing_else_lies_in_it(tmp_path):
+def test_the_line_goes_to_stderr_with_exit_status_1_and_help_is_shown(tmp_path):
+    result = run("--source", tmp_path / "busi", "--output", tmp_path / "out", "junk")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("prepare_busi: junk: no such option; the options are --source, ")
+    assert result.stderr.count("\n") == 1
+    result = run("--source", tmp_path, "--help")
+    assert result.returncode == 0 and "folder that holds normal, benign and malignant" in result.stdout + result.stderr
+
+
+def test_a_full_disk_leaves_no_output(tmp_path, monkeypatch):
     source, output = make_source(tmp_path / "busi"), tmp_path / "out"
-    prepare(source, output)
-    with pytest.raises(SystemExit, match="out: exists already; add --overwrite to replace it"):
+    monkeypatch.setattr(
+        command, "write_files", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="out: No space left on device; nothing was written"):
         prepare(source, output)
-    (output / "images" / "benign (1).png").unlink()
-    with pytest.raises(SystemExit, match=r"out: incomplete, images/benign \(1\).png is missing; add --overwrite"):
-        prepare(source, output)
-    prepare(source, output, overwrite=True)
-    assert (output / "images" / "benign (1).png").exists() and not list(tmp_path.glob(".*"))
-    (output / "labels" / "mine.png").write_bytes(b"drawn by hand")
-    with pytest.raises(SystemExit, match=r"labels/mine.png: not made by this command; move it out of the output"):
-        prepare(source, output, overwrite=True)
-    assert (output / "labels" / "mine.png").read_bytes() == b"drawn by hand"
+    assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_clears_up(tmp_path, monkeypatch, capsys):
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes into read-only folders")
+def test_a_read_only_place_is_named(tmp_path):
+    source, place = make_source(tmp_path / "busi"), tmp_path / "read only"
+    place.mkdir(mode=0o555)
+    with pytest.raises(OSError, match="read only.*Permission denied; choose another --output"):
+        prepare(source, place / "out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do(number, tmp_path):
     source, output, partial = make_source(tmp_path / "busi"), tmp_path / "out", tmp_path / ".out.partial"
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "write_files", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(SystemExit, match="out: No space left on device; nothing was written"):
+    prepare(source, tmp_path / "expected")
+    slow = source / "malignant" / "zz.png"  # comes last and takes seconds
+    save(slow, np.random.RandomState(0).randint(0, 256, (6000, 6000)).astype(np.uint8), compress_level=1)
+    arguments = [sys.executable, SCRIPT, "--source", source, "--output", output, "--split", "random"]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (partial / "labels" / "malignant (4).png").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+    assert process.returncode != 0 and not output.exists()
+    slow.unlink()
+    assert partial.exists() == (number == signal.SIGKILL)
+    if partial.exists():
+        with pytest.raises(
+            OSError, match=r"\.out\.partial: File exists; another run is writing it, or a killed one left"
+        ):
             prepare(source, output)
-    assert not output.exists() and not partial.exists()
-    partial.mkdir()
-    (partial / "mine.txt").touch()
-    with pytest.raises(SystemExit, match="in the way and not made by this command; move it away"):
-        prepare(source, output)
-    (partial / command.MARKER).touch()
+        shutil.rmtree(partial)
     prepare(source, output)
-    assert "half-written by an earlier run, removed" in capsys.readouterr().out
-    assert output.exists() and not partial.exists()
-    output.rename(tmp_path / ".out.replaced")  # killed between the two renames of --overwrite
-    with pytest.raises(SystemExit, match="exists already|not empty"):
-        prepare(source, output)
-    assert output.exists()
+    assert hashes(output) == hashes(tmp_path / "expected")
 
 
 # Groups and splits
@@ -432,29 +536,65 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     assert len(set(copies)) == 1 and summary["groups_of_several_pictures"] == 1
     assert set(summary["left_out"]) == {"normal/copy of malignant.jpg", "malignant/malignant (3).png"}
     assert set(summary["left_out"].values()) == {"scan stands in several classes"}
+    assert not (tmp_path / "out" / "images" / "malignant (3).png").exists()
+    assert len(list((tmp_path / "out" / "labels").iterdir())) == len(found) == 25
+    # Pictures that are not BUSI's: nothing published is said of them.
     assert summary["in_published_list"] == 0 and "burned_in_marks" not in found["benign/benign (1).png"]
+    datalist = read_json(tmp_path / "out" / "datalist.json")
+    assert datalist["name"] == "pictures in the layout of BUSI" and not datalist["reference"]
 
 
-def test_the_published_list_is_used_where_name_and_size_agree_and_the_folder_is_busi(tmp_path):
-    facts, source = command.read_facts(), tmp_path / "busi"
-    for (name, file), row in list(facts.items())[::12]:
-        save(source / name / file, noise(len(file), int(row["height"]), int(row["width"])))
-    save(source / "benign" / "my own.png", noise(5000))
-    (source / "normal").mkdir(exist_ok=True)
-    pictures, _ = command.scan(source)
-    sizes = [Image.open(source / picture.file).size for picture in pictures]
-    thumbs = np.stack([noise(k, 48, 48) for k in range(len(pictures))])
-    command.join_groups(pictures, sizes, thumbs, facts)
-    for picture in pictures[:-1]:
+def test_pictures_of_one_even_grey_are_no_copies_and_no_error(tmp_path):
+    for k in range(6):
+        save(tmp_path / "busi" / "normal" / f"{k}.png", np.full((HEIGHT, WIDTH), 40 * k, np.uint8))
+    _, summary = prepare(tmp_path / "busi", tmp_path / "out", split="clean")
+    assert summary["groups"] == 6
+
+
+def test_the_published_list_is_used_where_name_and_size_agree_and_the_folder_is_busi():
+    facts = command.read_facts()
+
+    def pictures(wrong=0):
+        """A twelfth of BUSI, every `wrong`-th of another size, and a picture that the list does not know."""
+        made = [
+            command.Picture(f"{name}/{file}", name, [], size=(int(row["width"]), int(row["height"])))
+            for (name, file), row in list(facts.items())[::12]
+        ]
+        for picture in made[::wrong] if wrong else []:
+            picture.size = (500, 500)
+        made.append(command.Picture("benign/my own.png", "benign", [], size=(400, 300)))
+        for seed, picture in enumerate(made):
+            picture.thumb = noise(seed, 48, 48)
+        command.join_groups(made, facts)
+        return made
+
+    *listed, own = pictures()
+    for picture in listed:
         row = facts[picture.class_name, Path(picture.file).name]
         assert (picture.group, picture.objection) == (row["group"], row["objection"])
-    own = next(picture for picture in pictures if "my own" in picture.file)
     assert own.group.startswith("P") and own.burned_in_marks is None
-    for picture in pictures:
-        picture.burned_in_marks, picture.objection = None, ""
-    half = [size if k % 4 else (500, 500) for k, size in enumerate(sizes)]  # a quarter of another size: another set
-    command.join_groups(pictures, half, thumbs, facts)
-    assert all(picture.group.startswith("P") and not picture.objection for picture in pictures)
+    known = [picture.group[0] for picture in pictures(wrong=20)]  # some were cropped: the list holds for the others
+    assert Counter(known) == {"G": 61, "P": 5}
+    assert {picture.group[0] for picture in pictures(wrong=4)} == {"P"}  # a quarter of another size: another set
+
+
+def test_a_copy_joins_two_published_groups_and_bears_the_first_name():
+    facts = command.read_facts()
+    files = [("benign", "benign (1).png"), ("benign", "benign (2).png"), ("benign", "benign (3).png")]
+    pictures = [
+        command.Picture(
+            f"{c}/{f}", c, [], size=tuple(int(facts[c, f][key]) for key in ("width", "height")), thumb=noise(n, 48, 48)
+        )
+        for (c, f), n in zip(files, (1, 2, 1))
+    ]
+    command.join_groups(pictures, facts)
+    assert [picture.group for picture in pictures] == ["G0001", "G0002", "G0001"]
+
+
+def test_a_scan_listed_in_several_classes_is_left_out_even_where_its_other_side_is_missing():
+    one_side = [picture for picture in facts_as_pictures() if picture.file == "benign/benign (42).png"]
+    command.leave_out(one_side, "grouped")
+    assert [picture.left_out for picture in one_side] == ["scan stands in several classes"]
 
 
 def test_the_list_of_facts_holds_what_was_published():
@@ -507,6 +647,27 @@ def test_no_group_crosses_and_class_shares_hold_for_200_seeds(split):
     assert len(drawn) == 200
 
 
+def test_in_any_set_no_class_is_off_its_share_by_more_than_its_largest_group():
+    random = np.random.RandomState(0)
+    for seed in range(200):
+        sizes = random.geometric(0.6, 120).clip(max=8)
+        groups = np.repeat(np.arange(120), sizes)
+        classes = groups % 3
+        for shares in ([0.7, 0.15, 0.15], [0.2] * 5, [0.875, 0.125]):
+            parts = command.allocate(classes, groups, shares, seed)
+            assert len(set(zip(groups, parts))) == 120
+            for number in range(3):
+                target = np.array(shares) * np.sum(classes == number)
+                off = np.bincount(parts[classes == number], minlength=len(shares)) - target
+                assert np.abs(off).max() <= sizes[number::3].max()
+
+
+def test_a_large_group_of_one_class_does_not_pull_the_others_off():
+    groups = np.array([0] * 20 + list(range(1, 21)))
+    parts = command.allocate((groups > 0).astype(int), groups, [0.7, 0.15, 0.15], 0)
+    assert np.abs(np.bincount(parts[20:], minlength=3) - [14, 3, 3]).max() <= 1
+
+
 def test_a_group_in_two_parts_would_be_noticed(monkeypatch):
     monkeypatch.setattr(command, "allocate", lambda classes, *_: np.arange(len(classes)) % 3)
     with pytest.raises(RuntimeError, match="a group stands in several parts"):
@@ -537,7 +698,7 @@ def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
         assert fold == load_decathlon_datalist(tmp_path / "out" / f"datalist_fold_{k}.json", True, "testing")
         names.update({item["image"]: k for item in fold})
     assert len(names) == 15 and all(Path(name).exists() for name in names)
-    with pytest.raises(SystemExit, match="exists already"):
+    with pytest.raises(FileExistsError, match="out: exists; remove it"):
         command.prepare_busi(str(tmp_path / "busi"), str(tmp_path / "out"))
 
 
@@ -546,29 +707,41 @@ def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory):
+    """Function that prepares the real BUSI, once for each set of options; returns the folder."""
     if not REAL.is_dir():
         pytest.skip("the real BUSI is not here")
-    output = tmp_path_factory.mktemp("real") / "busi"
-    result = run("--source", REAL, "--output", output, "--split", "random")
-    assert result.returncode == 0, result.stderr
-    yield output
-    shutil.rmtree(output)
+    folder, made = tmp_path_factory.mktemp("real"), {}
+
+    def get(*options):
+        if options not in made:
+            made[options] = folder / str(len(made))
+            result = run("--source", REAL, "--output", made[options], *options)
+            assert result.returncode == 0 and not result.stderr, result.stderr
+        return made[options]
+
+    yield get
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
 def test_the_real_set_has_780_pictures_798_masks_17_of_them_merged(real):
-    summary = json.loads((real / "summary.json").read_text(encoding="utf-8"))
-    assert summary["counts"]["found"] == COUNTS and summary["masks"] == 798 and len(summary["merged_masks"]) == 17
+    output = real("--split", "random")
+    summary = read_json(output / "summary.json")
+    assert summary["counts"]["found"] == summary["counts"]["used"] == COUNTS
+    assert summary["masks"] == 798 and len(summary["merged_masks"]) == 17
     assert not summary["refused"] and not summary["left_out"] and summary["in_published_list"] == 780
     assert set(summary["repaired"].values()) == {"colour turned to grey"} and len(summary["repaired"]) == 16
-    parts = [load_decathlon_datalist(real / "datalist.json", True, part) for part in command.PARTS]
+    assert summary["groups"] == 587 and summary["groups_in_several_parts"] > 50  # why random is not the default
+    parts = [load_decathlon_datalist(output / "datalist.json", True, part) for part in command.PARTS]
     assert [len(part) for part in parts] == [546, 117, 117]
+    assert len({item["image"] for part in parts for item in part}) == 780
 
 
 @pytest.mark.slow
 def test_every_label_of_the_real_set_is_the_union_of_its_masks(real):
-    for item in items(real).values():
-        image, label = read(real / item["image"]), read(real / item["label"])
+    output = real("--split", "random")
+    for item in items(output).values():
+        image, label = read(output / item["image"]), read(output / item["label"])
         union = np.zeros(image.shape, bool)
         for file in item["sources"][1:]:
             union |= np.asarray(Image.open(REAL / file).convert("L")) > 0
@@ -579,5 +752,31 @@ def test_every_label_of_the_real_set_is_the_union_of_its_masks(real):
 @pytest.mark.slow
 def test_on_the_real_set_the_pixels_join_no_group_that_the_list_keeps_apart(real):
     facts = command.read_facts()
-    for file, item in items(real).items():
+    for file, item in items(real("--split", "random")).items():
         assert item["group"] == facts[item["class_name"], Path(file).name]["group"]
+
+
+@pytest.mark.slow
+def test_the_default_split_of_the_real_set_is_clean_and_keeps_684_pictures(real):
+    summary = read_json(real() / "summary.json")
+    assert summary["split"] == "clean" and summary["counts"]["used"] == {"normal": 102, "benign": 399, "malignant": 183}
+    reasons = {"scan stands in several classes": 19, "axilla": 70, "needle": 7}
+    assert Counter(summary["left_out"].values()) == reasons
+    parts = [load_decathlon_datalist(real() / "datalist.json", True, part) for part in command.PARTS]
+    assert [len(part) for part in parts] == [479, 103, 102]
+    assert summary["groups"] == 529 and summary["groups_in_several_parts"] == 0
+    assert {Path(item["image"]) for part in parts for item in part} == set((real() / "images").iterdir())
+
+
+@pytest.mark.slow
+def test_grouped_folds_of_the_real_set_test_761_pictures_once(real):
+    output = real("--split", "grouped", "--folds", 5)
+    folds = [load_decathlon_datalist(output / "datalist.json", True, f"fold_{k}") for k in range(5)]
+    assert sorted(map(len, folds)) == [152, 152, 152, 152, 153]
+    groups = [{item["group"] for item in fold} for fold in folds]
+    assert len(set().union(*groups)) == sum(map(len, groups)) == 579
+    for fold in folds:
+        for number, name in enumerate(CLASSES):
+            share = sum(item["class"] == number for item in fold) / len(fold)
+            used = read_json(output / "summary.json")["counts"]["used"]
+            assert abs(share - used[name] / 761) < 0.01
