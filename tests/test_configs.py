@@ -61,7 +61,16 @@ def test_classes_size_and_channels_agree():
     assert image["spatial_shape"] == pred["spatial_shape"] == [train["image_size"]] * 2
     assert image["num_channels"] == train["network_def"]["in_channels"]
     assert pred["num_channels"] == train["network_def"]["out_channels"] == len(pred["channel_def"])
-    for name in ("image_size", "features", "downscale_factor", "class_names", "network_def", "network", "amp", "device"):
+    for name in (
+        "image_size",
+        "features",
+        "downscale_factor",
+        "class_names",
+        "network_def",
+        "network",
+        "amp",
+        "device",
+    ):
         assert train[name] == inference[name], name
 
 
@@ -74,7 +83,9 @@ def test_pictures_are_prepared_alike_everywhere():
             keys = step.pop("keys")
             if step["_target_"] != "SelectItemsd" and "image" in keys:
                 pairs = isinstance(keys, list)
-                found.append({k: v[0] if pairs and isinstance(v, list) and k != "spatial_size" else v for k, v in step.items()})
+                found.append(
+                    {k: v[0] if pairs and isinstance(v, list) and k != "spatial_size" else v for k, v in step.items()}
+                )
         return found
 
     training = steps(load("train")["train"]["deterministic_transforms"])

@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.files import WholePILWriter, name_output, output_stems, write_checkpoint, write_csv, write_json, write_whole
+from scripts.files import (
+    WholePILWriter,
+    name_output,
+    output_stems,
+    write_checkpoint,
+    write_csv,
+    write_json,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -28,7 +36,9 @@ def test_missing_folders_are_made(tmp_path):
 
 
 def test_csv_has_the_columns_asked_for_and_six_digits(tmp_path):
-    write_csv(tmp_path / "t.csv", [{"name": "a, b", "value": 1 / 3, "more": 1}, {"name": "c", "value": 2}], ["name", "value"])
+    write_csv(
+        tmp_path / "t.csv", [{"name": "a, b", "value": 1 / 3, "more": 1}, {"name": "c", "value": 2}], ["name", "value"]
+    )
     assert (tmp_path / "t.csv").read_bytes() == b'name,value\n"a, b",0.333333\nc,2\n'
 
 

@@ -14,7 +14,9 @@ from scripts.loss import JointLoss
 
 def joint_loss(weight=0.5):
     """Cross-entropy for both terms, simple enough to work out by hand."""
-    return JointLoss(lambda logits, label: nn.functional.cross_entropy(logits, label[:, 0]), nn.CrossEntropyLoss(), weight)
+    return JointLoss(
+        lambda logits, label: nn.functional.cross_entropy(logits, label[:, 0]), nn.CrossEntropyLoss(), weight
+    )
 
 
 def batch(classes, lesion=0):

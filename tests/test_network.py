@@ -28,7 +28,9 @@ def test_mask_logits_have_the_pictures_size(size, factor):
 def test_the_smallest_picture_and_one_below(factor):
     net, side = network(downscale_factor=factor), 32 * factor
     assert net(torch.rand(1, 1, side, side))["pred"].shape == (1, 2, side, side)
-    with pytest.raises(ValueError, match=f"{side} x {side - 1} pixels is too small; use an image_size of {side} or more"):
+    with pytest.raises(
+        ValueError, match=f"{side} x {side - 1} pixels is too small; use an image_size of {side} or more"
+    ):
         net(torch.rand(1, 1, side, side - 1))
 
 

@@ -135,7 +135,7 @@ class PictureMetrics(Metric):
         self._values: list[torch.Tensor] = []
 
     def update(self, output: Sequence[dict]) -> None:
-        """Take the items of one batch: masks (1, M, N), ``true_class`` an index, ``class_probs`` (len(class_names),)."""
+        """Take the items of one batch: masks (1, M, N), ``true_class`` an index, ``class_probs`` (classes,)."""
         for item in output:
             numbers = [*overlap(item["pred"], item["label"]), int(item["true_class"])]
             self._values.append(torch.cat([torch.tensor(numbers).double(), item["class_probs"].cpu().double()]))

@@ -40,8 +40,8 @@ class ClassResultd(Transform):
 class PredictionTable:
     """Handler of the inference engine that writes ``predictions.csv`` when all pictures are done.
 
-    Columns: ``filename``, ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px`` (pixels of the mask at the
-    picture's own size).
+    Columns: ``filename``, ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px`` (pixels of the mask at
+    the picture's own size).
 
     Args:
         output_dir: folder of the table.

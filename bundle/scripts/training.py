@@ -31,6 +31,26 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
 
 
+def _in_bundle_command() -> bool:
+    return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
+
+
+def name_cause_last() -> None:
+    """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
+
+    Does nothing under another command.
+    """
+
+    def report(kind, error, trace) -> None:
+        sys.__excepthook__(kind, error, trace)
+        while error.__cause__ is not None:
+            error = error.__cause__
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+
+    if _in_bundle_command():
+        sys.excepthook = report
+
+
 def check_overrides(arguments: list[str] | None = None) -> None:
     """Refuse options of ``python -m monai.bundle run`` that no config knows; MONAI itself accepts any.
 
@@ -43,7 +63,7 @@ def check_overrides(arguments: list[str] | None = None) -> None:
         ValueError: naming the unknown options and the known ones.
     """
     if arguments is None:
-        if Path(sys.argv[0]).parts[-2:] != ("bundle", "__main__.py"):
+        if not _in_bundle_command():
             return
         arguments = sys.argv[1:]
     options: dict[str, str] = {}
@@ -114,7 +134,14 @@ class KeepBest:
 
     def attach(self, engine: Engine) -> None:
         """Look at the key metric after each validation."""
+        engine.add_event_handler(Events.STARTED, self.stop_if_exhausted)  # resumed after it had stopped early
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
+
+    def stop_if_exhausted(self, engine: Engine) -> None:
+        """End the training where the patience is spent."""
+        if 0 < self.patience <= self.worse:
+            logger.info(f"stopped early: best was {self.best:.4f} in epoch {self.best_epoch}")
+            engine.terminate()
 
     def __call__(self, engine: Engine) -> None:
         """Save, count or stop."""
@@ -126,9 +153,7 @@ class KeepBest:
             logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
         else:
             self.worse += 1
-            if 0 < self.patience <= self.worse:
-                logger.info(f"stopped early: best was {self.best:.4f} in epoch {self.best_epoch}")
-                engine.terminate()
+            self.stop_if_exhausted(engine)
 
     def state_dict(self) -> dict:
         """The values to resume from."""
@@ -197,6 +222,7 @@ class TrainingCheckpoint:
     def __init__(self, path: str, objects: dict) -> None:
         self.path = Path(path)
         self.objects = objects
+        self.finished = False
 
     def attach(self, engine: Engine) -> None:
         """Save at the end of every epoch; attach it behind all handlers whose work is to be saved."""
@@ -228,7 +254,9 @@ class TrainingCheckpoint:
         for name, value in self.objects.items():
             _unwrapped(value).load_state_dict(state[name])
         trainer.load_state_dict(state["trainer"])
-        logger.info(f"{self.path}: resumed after epoch {trainer.state.epoch}")
+        # ignite would begin a finished run anew.
+        self.finished = trainer.state.epoch >= trainer.state.max_epochs
+        logger.info(f"{self.path}: {'finished' if self.finished else 'resumed'} after epoch {trainer.state.epoch}")
 
 
 def _unwrapped(value):
