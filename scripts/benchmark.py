@@ -1,6 +1,6 @@
 """Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
 
-    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--pictures 32] [--rounds 5] [--output FILE]
+    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--pictures 32] [--rounds 5] [--amp auto] [--output FILE]
 
 Three settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
@@ -11,8 +11,8 @@ Three settings, each in a process of its own, take turns, so that a busy machine
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
 validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table.
-Each round also times the network's own training step and a matrix product (2048 x 2048, fp32) on the same threads: what
-share of the processor's peak the step reaches says how much any setting could still gain.
+Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on the
+same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
 
 import contextlib
@@ -46,19 +46,19 @@ PLAIN_DATA = {
     },
 }
 TRAINING = {
-    "plain": {**PLAIN_NETWORK, **PLAIN_DATA, "amp": False},
+    "plain": {**PLAIN_NETWORK, **PLAIN_DATA},
     "same": PLAIN_NETWORK,
     "bundle": {},
 }
 INFERENCE = {
-    "plain": {**PLAIN_NETWORK, "amp": False, "batch_size": 1, "inferer": {"_target_": "SimpleInferer"}},
+    "plain": {**PLAIN_NETWORK, "batch_size": 1, "inferer": {"_target_": "SimpleInferer"}},
     "same": PLAIN_NETWORK,
     "bundle": {},
 }
-OPTIONS = ("dataset_dir", "image_size", "pictures", "rounds", "output")
+OPTIONS = ("dataset_dir", "image_size", "pictures", "rounds", "amp", "output")
 
 
-def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, output="", *extra, **unknown):
+def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto", output="", *extra, **unknown):
     """Measure and print; write the figures to `output` as JSON where it is given.
 
     Args:
@@ -66,6 +66,8 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, output="", 
         image_size: side of the square that the network sees, in pixels.
         pictures: pictures of an epoch and of an inference run.
         rounds: how often every setting takes its turn; one more comes first to warm up.
+        amp: mixed precision of the settings `same` and `bundle`: auto, True or False, as in the configs. False shows what
+            remains on a processor without native bfloat16.
         output: file for the figures.
 
     Raises:
@@ -87,7 +89,7 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, output="", 
         (Path(folder) / "images").mkdir()
         for number, item in enumerate(items):
             shutil.copy(dataset_dir / item["image"], Path(folder) / "images" / f"{number}.png")
-        results = _take_turns(folder, dataset_dir, image_size, rounds)
+        results = _take_turns(folder, dataset_dir, image_size, rounds, amp)
 
     figures = {
         "image_size": image_size,
@@ -96,6 +98,7 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, output="", 
         "threads": results["plain"][0]["threads"],
         "processor": _processor(),
         "native_bfloat16": results["plain"][0]["native_bfloat16"],
+        "amp": amp,
         "settings": {name: _condense(turns) for name, turns in results.items()},
         "faster_than_plain": {
             name: {what: _ratio(results, name, what) for what in ("epoch_s", "step_s", "inference_s")}
@@ -109,13 +112,14 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, output="", 
         os.replace(temporary, str(output))
 
 
-def _take_turns(folder, dataset_dir, image_size, rounds):
+def _take_turns(folder, dataset_dir, image_size, rounds, amp):
     """Return for each setting the list of its rounds, each a dict of seconds and counts."""
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
     workers = {}
     for name in TRAINING:
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, name, folder, str(dataset_dir), image_size), daemon=True)
+        arguments = (there, name, folder, str(dataset_dir), image_size, False if name == "plain" else amp)
+        process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         workers[name] = (process, here)
     results = {name: [] for name in workers}
@@ -135,7 +139,7 @@ def _take_turns(folder, dataset_dir, image_size, rounds):
     return results
 
 
-def _work(pipe, name, folder, dataset_dir, image_size):
+def _work(pipe, name, folder, dataset_dir, image_size, amp):
     """Run one setting round by round in this process, as the other end of the pipe asks for."""
     sys.path.insert(0, str(ROOT / "bundle"))
     sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
@@ -148,7 +152,8 @@ def _work(pipe, name, folder, dataset_dir, image_size):
     from scripts.training import keep_freed_memory
 
     def workflow(kind, settings):
-        common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{kind}", "device": "cpu"}
+        common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{kind}"}
+        common |= {"device": "cpu", "amp": amp}
         config = ConfigWorkflow(str(CONFIGS / f"{kind}.json"), workflow_type=kind, **common, **settings)
         config.parser["initialize"] = ["$monai.utils.set_determinism(seed=0)"]
         config.initialize()
@@ -167,6 +172,8 @@ def _work(pipe, name, folder, dataset_dir, image_size):
         trainer = train.get_parsed_content("train#trainer")
         network, loss, optimizer = (train.get_parsed_content(i) for i in ("network", "loss", "optimizer"))
         inferer = train.get_parsed_content("train#inferer")
+        mixed = fast_bfloat16("cpu") if amp == "auto" else amp
+        precision = torch.bfloat16 if mixed else torch.float32
         image, targets = prepare_batch(next(iter(train.get_parsed_content("train#dataloader"))), "cpu")
 
         def step():
@@ -191,7 +198,7 @@ def _work(pipe, name, folder, dataset_dir, image_size):
             measured["step_s"] = _time(step) / len(image)
             with contextlib.redirect_stderr(sys.stdout):
                 measured["inference_s"] = _time(inference.get_parsed_content("evaluator").run)
-            matrix = torch.rand(2048, 2048)
+            matrix = torch.rand(2048, 2048, dtype=precision)
             measured["matrix_gflop_per_s"] = 2 * 2.048**3 / _time(lambda: matrix @ matrix)
             pipe.send(measured)
     except Exception as error:  # whatever it is, the parent has to hear of it
@@ -229,7 +236,9 @@ def _processor():
 def _report(figures):
     count = figures["pictures"]
     print(f"\n{figures['processor']}, {figures['threads']} threads, {figures['image_size']} pixels, ", end="")
-    print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}; medians of {figures['rounds']} rounds")
+    print(
+        f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; medians of {figures['rounds']} rounds"
+    )
     print("setting  training pictures/s  inference pictures/s  step GFLOP/s  share of matrix peak  one-off cache s")
     for name, s in figures["settings"].items():
         print(f"{name:8} {count / s['epoch_s']:19.1f} {count / s['inference_s']:21.1f} ", end="")

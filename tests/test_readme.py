@@ -139,16 +139,16 @@ def test_the_results_table_is_that_of_the_short_training():
 
 
 def test_the_speeds_are_those_of_the_benchmark():
-    for size in (256, 160):
-        f = results(f"benchmark_{size}.json")
-        assert f["image_size"] == size
-        for name, title in (("same", "same network"), ("bundle", "this bundle")):
+    for file, title in (("256", "256"), ("160", "160"), ("160_fp32", "160, fp32")):
+        f = results(f"benchmark_{file}.json")
+        assert file.startswith(str(f["image_size"])) and (f["amp"] is False) == file.endswith("fp32")
+        for name, setting in (("same", "same network"), ("bundle", "this bundle")):
             cells = [
                 "{median:.1f} ({range[0]:.1f} to {range[1]:.1f})".format(**f["faster_than_plain"][name][what])
                 for what in ("epoch_s", "step_s", "inference_s")
             ]
             share = f"{100 * f['settings'][name]['share_of_matrix_peak']:.0f} %"
-            assert f"| {size} | {title} | {' | '.join(cells)} | {share} |" in README
+            assert f"| {title} | {setting} | {' | '.join(cells)} | {share} |" in README
 
 
 def test_nothing_tracked_names_an_absolute_path():
