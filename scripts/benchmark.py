@@ -1,6 +1,6 @@
 """Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
 
-    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--pictures 32] [--rounds 5] [--amp auto] [--output FILE]
+    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--rounds 5] [--amp auto] [--output FILE]
 
 Three settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
@@ -11,8 +11,8 @@ Three settings, each in a process of its own, take turns, so that a busy machine
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
 validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table.
-Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on the
-same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
+Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on
+the same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
 
 import contextlib
@@ -66,8 +66,8 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto",
         image_size: side of the square that the network sees, in pixels.
         pictures: pictures of an epoch and of an inference run.
         rounds: how often every setting takes its turn; one more comes first to warm up.
-        amp: mixed precision of the settings `same` and `bundle`: auto, True or False, as in the configs. False shows what
-            remains on a processor without native bfloat16.
+        amp: mixed precision of the settings `same` and `bundle`: auto, True or False, as in the configs. False shows
+            what remains on a processor without native bfloat16.
         output: file for the figures.
 
     Raises:
@@ -236,9 +236,8 @@ def _processor():
 def _report(figures):
     count = figures["pictures"]
     print(f"\n{figures['processor']}, {figures['threads']} threads, {figures['image_size']} pixels, ", end="")
-    print(
-        f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; medians of {figures['rounds']} rounds"
-    )
+    print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; ", end="")
+    print(f"medians of {figures['rounds']} rounds")
     print("setting  training pictures/s  inference pictures/s  step GFLOP/s  share of matrix peak  one-off cache s")
     for name, s in figures["settings"].items():
         print(f"{name:8} {count / s['epoch_s']:19.1f} {count / s['inference_s']:21.1f} ", end="")
