@@ -19,6 +19,7 @@ from tqdm import tqdm
 COLOURS = {"normal": (115, 158, 0), "benign": (178, 114, 0), "malignant": (0, 94, 213)}
 TRUE_COLOUR = (255, 255, 255)
 FOOTER = "research only, not a medical device"
+FOOTER_WIDTH = 240  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
 OPTIONS = ("predictions", "images", "output", "labels")
 
 
@@ -84,11 +85,13 @@ def _draw(picture, mask, true, class_name, probability):
         if region is not None:
             outlines, _ = cv2.findContours((region > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(drawing, outlines, -1, colour, 2)
-    strip = np.zeros((44, drawing.shape[1], 3), np.uint8)
+    margin = max(0, FOOTER_WIDTH - drawing.shape[1])
+    drawing = cv2.copyMakeBorder(drawing, 0, 44, 0, margin, cv2.BORDER_CONSTANT)
+    strip = drawing[-44:]
     font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(strip, f"{class_name} {probability:.2f}", (6, 18), font, 0.5, COLOURS[class_name], 1, cv2.LINE_AA)
     cv2.putText(strip, FOOTER, (6, 37), font, 0.38, (160, 160, 160), 1, cv2.LINE_AA)
-    return np.vstack([drawing, strip])
+    return drawing
 
 
 if __name__ == "__main__":
