@@ -504,7 +504,10 @@ def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do
     slow = source / "malignant" / "zz.png"  # comes last and takes seconds
     save(slow, np.random.RandomState(0).randint(0, 256, (6000, 6000)).astype(np.uint8), compress_level=1)
     arguments = [sys.executable, SCRIPT, "--source", source, "--output", output, "--split", "random"]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # A CI job in the background of a shell passes on that Ctrl-C is ignored.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(arguments, **options) as process:
         while not (partial / "labels" / "malignant (4).png").exists():
             assert process.poll() is None
             time.sleep(0.01)
