@@ -17,4 +17,4 @@ test: $(VENV)/installed
 	"$(RUN)" -m pytest
 
 clean:
-	rm -rf "$(VENV)" runs .pytest_cache
+	rm -rf "$(VENV)" runs/demo .pytest_cache

@@ -74,6 +74,9 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto",
         ValueError: an option is unknown or missing.
         FileNotFoundError: the folder holds no datalist.
     """
+    if unknown.pop("help", None):
+        print(__doc__)
+        return
     if extra or unknown:
         names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
         raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
@@ -121,6 +124,7 @@ def _take_turns(folder, dataset_dir, image_size, rounds, amp):
         arguments = (there, name, folder, str(dataset_dir), image_size, False if name == "plain" else amp)
         process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
+        there.close()  # so that a worker that is killed ends the wait for it
         workers[name] = (process, here)
     results = {name: [] for name in workers}
     for turn in range(rounds + 1):

@@ -33,11 +33,19 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
         ValueError: an option is unknown, or the output folder holds something else.
         SystemExit: a step failed; its own message stands above.
     """
+    if unknown.pop("help", None):
+        print(__doc__)
+        return
     if extra or unknown:
         names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
         raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
     start = time.time()
-    output = Path(str(output)).resolve()
+    output = Path(str(output)).expanduser().resolve()
+    source = Path(str(busi)).expanduser().resolve() if busi else output / "phantoms"
+    if busi and not source.is_dir():
+        raise ValueError(f"{source}: no such folder; give --busi the folder that holds normal, benign and malignant")
+    if busi and (source == output or output in source.parents):
+        raise ValueError(f"--output {output} holds the source and would be replaced; choose another folder")
     marker = output / "demo.txt"
     if output.is_dir() and any(output.iterdir()) and not marker.is_file():
         raise ValueError(f"{output} holds something else; give an empty or a new folder with --output")
@@ -45,7 +53,6 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
     output.mkdir(parents=True)
     marker.write_text("Made by scripts/demo.py, which replaces this folder when it runs again.\n")
 
-    source = Path(str(busi)).resolve() if busi else output / "phantoms"
     prepared, models, new = output / "prepared", output / "models", output / "new_pictures"
     evaluation, predictions, drawings = output / "evaluation", output / "predictions", output / "drawings"
     if not busi:
@@ -56,7 +63,7 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
     # Small batches: more steps for the optimizer where pictures are few
     common = ["--bundle_root", "bundle", "--ckpt_dir", models, "--image_size", image_size, "--batch_size", 8]
     train = "bundle/configs/train.json"
-    evaluate = f"['{train}','bundle/configs/evaluate.json']"
+    evaluate = f'["{train}","bundle/configs/evaluate.json"]'
     run = [*common, "--dataset_dir", prepared, "--output_dir", evaluation]
     _step("Training", *bundle, "training", "--config_file", train, *run, "--epochs", epochs)
     _step("Evaluation on the testing part", *bundle, "evaluating", "--config_file", evaluate, *run)
@@ -81,7 +88,8 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
     print(f"            {predictions / 'predictions.csv'}")
     print(f"  masks     {predictions}")
     print(f"  pictures  {drawings}")
-    print(f"  curves    tensorboard --logdir {shlex.quote(str(evaluation))}")
+    tensorboard = Path(sys.executable).with_name("tensorboard")
+    print(f"  curves    {shlex.join([str(tensorboard), '--logdir', str(evaluation)])}")
     print("Research software, not a medical device.")
 
 

@@ -66,6 +66,9 @@ def make_phantoms(output="", count=90, seed=0, overwrite=False, *extra, **unknow
         FileExistsError: `output` exists and may not be replaced, or another run is building it.
         OSError: the folder cannot be written.
     """
+    if unknown.pop("help", None):
+        print(__doc__)
+        return None
     if extra or unknown:
         names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
         raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")

@@ -230,6 +230,16 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(traine
     assert (output / "training_curve.csv").read_bytes() == (trained.output / "training_curve.csv").read_bytes()
 
 
+def test_an_earlier_training_is_not_replaced_by_accident(trained, data, tmp_path):
+    folder = tmp_path / "models"
+    shutil.copytree(trained.models, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    options = ["--dataset_dir", data, "--ckpt_dir", folder, "--output_dir", tmp_path]
+    text = run("training", *TRAIN_CONFIG, *TRAIN, *options, code=1)
+    assert "checkpoint.pt: an earlier training would be replaced; pass --resume True" in text.splitlines()[-1]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
 def test_resuming_a_finished_training_ends_at_once_and_changes_nothing(trained, tmp_path):
     models = tmp_path / "models"
     shutil.copytree(trained.models, models)

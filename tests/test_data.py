@@ -72,6 +72,12 @@ def test_a_folder_without_pictures_is_an_error(make, message, tmp_path):
         list_pictures(str(folder))
 
 
+def test_masks_do_not_go_among_the_pictures(tmp_path):
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="holds the pictures and would get the masks; pass another --output_dir"):
+        list_pictures(str(tmp_path), f"{tmp_path}/../{tmp_path.name}")
+
+
 def test_every_class_is_drawn_equally_often():
     weights = sampling_weights([{"class": 1}] * 6 + [{"class": 0}] * 2 + [{}])
     assert weights.tolist() == pytest.approx([1 / 6] * 6 + [1 / 2] * 2 + [1])

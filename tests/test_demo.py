@@ -42,6 +42,25 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_the_source_is_never_replaced(tmp_path):
+    source = tmp_path / "demo" / "phantoms"
+    source.mkdir(parents=True)
+    (tmp_path / "demo" / "demo.txt").touch()  # as an earlier demo leaves it
+    done = run("--busi", str(source), "--output", str(tmp_path / "demo"))
+    assert done.returncode != 0 and "holds the source and would be replaced" in done.stderr
+    done = run("--busi", str(tmp_path / "typo"), "--output", str(tmp_path / "demo"))
+    assert done.returncode != 0 and "typo: no such folder; give --busi" in done.stderr
+    assert source.is_dir()
+
+
+@pytest.mark.parametrize("script", ["demo", "show_predictions", "benchmark", "prepare_busi", "make_phantoms"])
+def test_every_command_explains_itself(script):
+    command = [sys.executable, f"scripts/{script}.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "unknown option" not in done.stderr
+    assert script in done.stdout + done.stderr and "--output" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

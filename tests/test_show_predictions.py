@@ -50,6 +50,25 @@ def test_outlines_stand_where_the_masks_are(folders):
     assert tuple(drawn[20, 20]) == (90, 90, 90)  # the picture inside stays as it is
 
 
+def test_pictures_are_read_and_named_as_by_the_inference(folders):
+    (folders / "images" / "a.png").rename(folders / "images" / "a.png.jpg")  # its outputs are called a.png...
+    deep = np.full((40, 60), 2000, np.uint16)
+    deep[0, 0] = 4000
+    Image.fromarray(deep).save(folders / "images" / "a.tif")  # ... and those of this one a...
+    rows = [["a.png.jpg", "benign", 0, 1, 0, 400], ["a.tif", "other", 0, 1, 0, 400]]
+    for row in rows:
+        row[2:5] = [0.1, 0.8, 0.1]
+    with open(folders / "pre dictions" / "predictions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([[*COLUMNS, "p_other"], *[[*row, 0.5] for row in rows]])
+    (folders / "pre dictions" / "a_seg.png").rename(folders / "pre dictions" / "a.png_seg.png")
+    Image.new("L", (60, 40)).save(folders / "pre dictions" / "a_seg.png")
+    done = run(folders)
+    assert done.returncode == 0, done.stderr
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png"]
+    grey = np.asarray(Image.open(folders / "drawings" / "a.png").convert("L"))
+    assert abs(int(grey[20, 20]) - 128) <= 1  # 2000 of 4000
+
+
 def test_what_cannot_be_drawn_is_named(folders):
     (folders / "images" / "a.png").write_bytes(b"no picture")
     (folders / "pre dictions" / "b.jpg_seg.png").unlink()

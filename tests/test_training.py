@@ -30,9 +30,9 @@ def test_options_that_exist_are_accepted(options):
     check_overrides(["run", "--config_file", TRAIN, *options])
 
 
-@pytest.mark.parametrize("option", ["--epoch", "--train#trainer#max_epoch", "--part"])
+@pytest.mark.parametrize("option", ["--epoch", "--train#trainer#max_epoch", "--part", "-epoch"])
 def test_options_that_no_config_knows_are_refused(option):
-    with pytest.raises(ValueError, match=f"unknown option {option}; the config has: .*batch_size"):
+    with pytest.raises(ValueError, match=f"unknown option --{option.lstrip('-')}; the config has: .*batch_size"):
         check_overrides(["run", "--config_file", TRAIN, option, "3"])
 
 
@@ -90,6 +90,13 @@ def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart
     again.load_state_dict(keeper.state_dict())
     trainer.run([1])
     assert (again.best, again.worse, trainer.state.epoch) == (0.5, 3, 1)
+
+
+def test_a_training_that_would_keep_no_weights_is_refused(tmp_path):
+    keeper, trainer = best_keeper([0.5], tmp_path / "model.pt")
+    keeper.interval = 5
+    with pytest.raises(ValueError, match="val_interval 5 is larger than epochs 1: no weights would be kept"):
+        trainer.run([1])
 
 
 def test_a_checkpoint_brings_back_engine_and_objects(tmp_path):

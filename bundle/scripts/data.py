@@ -37,14 +37,17 @@ def to_mask(picture: Image.Image) -> Image.Image:
     return to_grey(picture).point(lambda value: 255 if value > 127 else 0)
 
 
-def list_pictures(folder: str) -> list[dict[str, str]]:
+def list_pictures(folder: str, output_dir: str | None = None) -> list[dict[str, str]]:
     """Return ``[{"image": path}, ...]`` for every readable picture that lies directly in a folder, sorted by name.
 
     Files that cannot be read are named, counted in the log and left out. Files of other types are ignored.
 
     Raises:
         FileNotFoundError: where there is no such folder, or no readable picture in it.
+        ValueError: where the masks would go to the same folder and be taken for pictures the next time.
     """
+    if output_dir is not None and Path(folder).resolve() == Path(output_dir).resolve():
+        raise ValueError(f"{folder}: holds the pictures and would get the masks; pass another --output_dir")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass --dataset_dir with a folder of pictures")
     files = sorted(f for f in Path(folder).iterdir() if f.is_file() and f.suffix.lower() in EXTENSIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 
 from .files import write_csv, write_json
 
+logger = logging.getLogger(__name__)
 MISSED_BELOW = 0.1  # a lesion counts as missed where its Dice is under this value
 
 
@@ -164,6 +166,7 @@ class PictureMetrics(Metric):
             notice = "research software, not a medical device"
             write_csv(Path(self.output_dir) / "pictures.csv", rows, list(rows[0]))
             write_json(Path(self.output_dir) / "metrics.json", {"notice": notice, "part": self.part, **figures})
+            logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
         figures = {k: float("nan") if v is None else v for k, v in figures.items()}
         return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float))}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -42,7 +43,12 @@ def name_cause_last() -> None:
     """
 
     def report(kind, error, trace) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nstopped; a training goes on with --resume True", file=sys.stderr)
+            return
         sys.__excepthook__(kind, error, trace)
+        if error.__cause__ is None:
+            return
         while error.__cause__ is not None:
             error = error.__cause__
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
@@ -68,8 +74,8 @@ def check_overrides(arguments: list[str] | None = None) -> None:
         arguments = sys.argv[1:]
     options: dict[str, str] = {}
     for i, argument in enumerate(arguments):
-        if argument.startswith("--") and len(argument) > 2:
-            name, _, value = argument[2:].partition("=")
+        if re.match(r"--?[A-Za-z_+]", argument):  # Fire takes one dash too
+            name, _, value = argument.lstrip("-").partition("=")
             options[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
     if "args_file" in options:
         options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
@@ -138,7 +144,14 @@ class KeepBest:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self)
 
     def stop_if_exhausted(self, engine: Engine) -> None:
-        """End the training where the patience is spent."""
+        """End the training where the patience is spent.
+
+        Raises:
+            ValueError: where no validation would ever take place, so that no weights would be kept.
+        """
+        if self.interval > engine.state.max_epochs:
+            epochs = engine.state.max_epochs
+            raise ValueError(f"val_interval {self.interval} is larger than epochs {epochs}: no weights would be kept")
         if 0 < self.patience <= self.worse:
             logger.info(f"stopped early: best was {self.best:.4f} in epoch {self.best_epoch}")
             engine.terminate()
@@ -150,7 +163,7 @@ class KeepBest:
             self.best, self.best_epoch, self.worse = value, engine.state.epoch, 0
             if engine.state.rank == 0:
                 write_checkpoint(self.path, _unwrapped(self.network).state_dict())
-            logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
+                logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
         else:
             self.worse += 1
             self.stop_if_exhausted(engine)
@@ -233,6 +246,18 @@ class TrainingCheckpoint:
         if engine.state.rank == 0:
             state = {name: _unwrapped(value).state_dict() for name, value in self.objects.items()}
             write_checkpoint(self.path, {**state, "trainer": dict(engine.state_dict())})
+
+    def refuse_to_replace(self) -> None:
+        """Guard an earlier training before a command starts a new one; MONAI Label trains again and again.
+
+        Raises:
+            ValueError: where ``python -m monai.bundle run`` would replace a checkpoint.
+        """
+        if _in_bundle_command() and self.path.is_file():
+            raise ValueError(
+                f"{self.path}: an earlier training would be replaced; pass --resume True to go on, another --ckpt_dir, "
+                "or remove the file"
+            )
 
     def resume(self, trainer: Engine) -> None:
         """Put a trainer and the objects back to the last epoch saved; without a checkpoint, start anew and say so.
