@@ -94,7 +94,9 @@ class Picture:
 
 
 @fire.decorators.SetParseFn(str, "source", "output")  # as typed: Fire would turn `2024` or `1e3` into a number
-def prepare_busi(source, output, *extra, split="clean", folds=0, seed=0, strict=False, **unknown) -> dict[str, int]:
+def prepare_busi(
+    source="", output="", *extra, split="clean", folds=0, seed=0, strict=False, **unknown
+) -> dict[str, int]:
     """Convert a BUSI folder into images, labels, `datalist.json` and a summary.
 
     Args:
@@ -114,7 +116,7 @@ def prepare_busi(source, output, *extra, split="clean", folds=0, seed=0, strict=
         OSError: the source cannot be read, or the output not be written.
     """
     check_options(split, folds, seed, strict, [*(f"--{name}" for name in unknown), *map(str, extra)])
-    if "True" in (str(source), str(output)):  # what Fire makes of an option without a value
+    if {"", "True"} & {str(source), str(output)}:  # Fire gives True to an option without a value
         raise ValueError("--source and --output: each needs a folder")
     source, output = Path(source).expanduser(), Path(output).expanduser()
     check_places(source, output)
