@@ -1,6 +1,7 @@
 """Fixtures that several test files share: two prepared folders, one real, one tiny."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Two threads on two cores, one of them busy otherwise, wait for each other at every operation.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 CLASS_NAMES = ("normal", "benign", "malignant")
 

@@ -1,0 +1,100 @@
+"""Train and test the bundle on every fold of a prepared folder, through the bundle's own commands.
+
+    python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation [--epochs 60 ...]
+
+Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
+picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
+again after an interruption, it goes on where it stopped. Other options go to the training and the evaluation
+as they are. Research software, not a medical device.
+"""
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import fire
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_csv, write_json  # noqa: E402
+from scripts.metrics import summarize  # noqa: E402
+from scripts.training import check_overrides  # noqa: E402
+
+CONFIGS = "bundle/configs"
+
+
+def cross_validate(dataset_dir="", output_dir="", *extra, **options):
+    """Train, validate and test fold by fold, then join the tables.
+
+    Args:
+        dataset_dir: folder made by scripts/prepare_busi.py with --folds.
+        output_dir: folder of all results.
+        options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
+
+    Raises:
+        ValueError: a folder is missing, the options differ from those of the folder's earlier run, or a fold failed.
+    """
+    if options.pop("help", None):
+        print(__doc__)
+        return
+    if extra or dataset_dir in ("", True) or output_dir in ("", True):
+        raise ValueError("give --dataset_dir, --output_dir and options of the bundle, each with a value")
+    dataset, output = Path(str(dataset_dir)).resolve(), Path(str(output_dir)).resolve()
+    datalists = sorted(dataset.glob("datalist_fold_*.json"))
+    if not datalists:
+        raise ValueError(f"{dataset}: no datalist_fold_0.json; prepare the folder with --folds 5")
+    options_file = output / "options.json"
+    options = {name: str(value) for name, value in options.items()}
+    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+    check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *given])
+    if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != options:
+        raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
+    write_json(options_file, options)
+
+    names = json.loads((ROOT / CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
+    rows, folds = [], []
+    for number, datalist in enumerate(datalists):
+        folder = output / f"fold_{number}"
+        common = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
+        common += given
+        if not (folder / "testing" / "metrics.json").is_file():
+            train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
+            _run(f"fold {number}, training", *train, *common)
+            both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
+            for part in ("validation", "testing"):
+                where = ["--output_dir", folder / part, "--part", part]
+                _run(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
+        with open(folder / "testing" / "pictures.csv", newline="", encoding="utf-8") as file:
+            found = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows += [{"fold": number, **row} for row in found]
+        folds.append(summarize(found, names))
+    write_csv(output / "pictures.csv", rows, list(rows[0]))
+    notice = "research software, not a medical device"
+    write_json(output / "metrics.json", {"notice": notice, **summarize(rows, names), "folds": folds})
+    print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _run(title, *arguments):
+    command = ["-m", "monai.bundle", "run", *map(str, arguments)]
+    print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
+    if subprocess.call([sys.executable, *command], cwd=ROOT):
+        raise ValueError(f"{title} failed; mend what its last line names and run the same command again")
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(cross_validate)
+    except (OSError, ValueError) as error:
+        sys.exit(f"cross_validate: {error}")

@@ -1,0 +1,79 @@
+"""cross_validate tests every picture once, by a network that has not seen it, and goes on after an interruption."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+OPTIONS = ["--image_size", "64", "--epochs", "2", "--features", "[4,4,8,8,16,4]", "--batch_size", "4"]
+
+
+def run(*options):
+    """Run the command in the repository's root."""
+    command = [sys.executable, "scripts/cross_validate.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """Phantoms prepared with two folds."""
+    folder = tmp_path_factory.mktemp("folds")
+    phantoms, output = folder / "phantoms", folder / "two folds"
+    for command in (
+        ["scripts/make_phantoms.py", "--output", phantoms, "--count", "24"],
+        ["scripts/prepare_busi.py", "--source", phantoms, "--output", output, "--folds", "2"],
+    ):
+        subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
+    return output
+
+
+@pytest.mark.slow
+def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_path):
+    output = tmp_path / "cross validation"
+    done = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    lists = json.loads((folds / "datalist.json").read_text())
+    expected = {(str(k), item["image"].split("/")[1]) for k in (0, 1) for item in lists[f"fold_{k}"]}
+    with open(output / "pictures.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["fold"], row["filename"]) for row in rows} == expected and len(rows) == len(expected)
+    figures = json.loads((output / "metrics.json").read_text())
+    assert figures["pictures"] == len(rows) == sum(fold["pictures"] for fold in figures["folds"])
+    right = [row["true_class"] == row["predicted_class"] for row in rows]
+    assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
+    for k in (0, 1):
+        alone = json.loads((output / f"fold_{k}" / "testing" / "metrics.json").read_text())
+        assert figures["folds"][k]["lesion_dice"] == pytest.approx(alone["lesion_dice"], abs=1e-5)
+
+    before = (output / "pictures.csv").read_bytes()
+    # As if the second fold had been cut off between its training and its evaluation
+    (output / "fold_1" / "testing" / "metrics.json").unlink()
+    again = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "fold 0, training" not in again.stdout and "fold 1, training" in again.stdout
+    assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
+    assert (output / "pictures.csv").read_bytes() == before
+
+    misspelt = run("--dataset_dir", folds, "--output_dir", tmp_path / "new", "--epoch", "3")
+    assert "unknown option --epoch; the config has" in misspelt.stderr and not (tmp_path / "new").exists()
+    other = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--seed", "1")
+    assert other.returncode != 0 and "options.json: an earlier run had other options" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give --dataset_dir, --output_dir and options of the bundle, each with a value"),
+        (
+            ["--dataset_dir", "nowhere", "--output_dir", "x"],
+            "no datalist_fold_0.json; prepare the folder with --folds 5",
+        ),
+    ],
+)
+def test_wrong_options_end_with_one_line(options, message, tmp_path):
+    done = run(*options)
+    assert done.returncode != 0
+    assert message in done.stderr and done.stderr.count("\n") == 1
