@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import jsonschema
 import pytest
+import torch
 from conftest import CLASS_NAMES, ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -74,6 +75,22 @@ def test_classes_size_and_channels_agree():
         assert train[name] == inference[name], name
 
 
+def test_the_network_gives_what_metadata_declares():
+    declared = load("metadata")["network_data_format"]
+    image, outputs = declared["inputs"]["image"], declared["outputs"]
+    network = ConfigParser(load("inference")).get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        found = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
+    assert list(found) == list(outputs) and next(iter(outputs)) == "pred"  # MONAI Label takes the first
+    for name, value in found.items():
+        assert value.shape == (1, outputs[name]["num_channels"], *outputs[name]["spatial_shape"])
+        assert str(value.dtype) == f"torch.{outputs[name]['dtype']}"
+    names = {str(number): name for number, name in enumerate(CLASS_NAMES)}
+    processed = declared["post_processed_outputs"]
+    assert outputs["class_logits"]["channel_def"] == processed["class_probs"]["channel_def"] == names
+    assert processed["pred"]["dtype"] == load("inference")["output_dtype"].rpartition(".")[2]
+
+
 def test_pictures_are_prepared_alike_everywhere():
     def steps(transforms):
         """What each transform does to the picture, whatever it does to the mask besides."""
@@ -140,3 +157,22 @@ def test_every_component_of_a_config_can_be_imported(name):
     for target in targets:
         parser = ConfigParser({"component": {"_target_": target, "_mode_": "callable"}})
         assert callable(parser.get_parsed_content("component")), target
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train"],
+        ["inference"],
+        ["train", "evaluate"],
+        ["train", "multi_gpu_train"],
+        ["train", "evaluate", "multi_gpu_evaluate"],
+    ],
+    ids="+".join,
+)
+def test_every_reference_has_its_id(files):
+    config = ConfigParser.load_config_files([str(CONFIGS / f"{name}.json") for name in files])
+    parser = ConfigParser(config)
+    for text in expressions(config):
+        for name in re.findall(r"[@%]([a-z]\w*(?:(?:#|::)\w+)*)", text):
+            assert name in parser, text

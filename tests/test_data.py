@@ -22,13 +22,14 @@ LUMA = round(0.299 * 200)  # ITU-R BT.601
         (Image.new("RGB", (3, 2), RED), LUMA),
         (Image.new("RGBA", (3, 2), (*RED, 0)), LUMA),
         (Image.new("RGB", (3, 2), RED).convert("P"), LUMA),
+        (Image.new("RGB", (3, 2), RED).convert("P").convert("PA"), LUMA),
         (Image.new("CMYK", (3, 2), (0, 0, 0, 255)), 0),
         (Image.fromarray(np.full((2, 3), 60000, np.uint16)), 255),
         (Image.fromarray(np.full((2, 3), 77, np.uint16)), 77),  # 8-bit values in a 16-bit file
         (Image.fromarray(np.full((2, 3), 77, np.int32)), 77),
         (Image.fromarray(np.full((2, 3), -5.0, np.float32)), 0),
     ],
-    ids=["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16", "I;16 dark", "I", "F"],
+    ids=["1", "L", "LA", "RGB", "RGBA", "P", "PA", "CMYK", "I;16", "I;16 dark", "I", "F"],
 )
 def test_every_mode_becomes_8_bit_grey(picture, value):
     grey = to_grey(picture)
@@ -41,8 +42,19 @@ def test_16_bit_values_keep_their_proportions():
     assert np.asarray(grey).tolist() == [[0, 64, 255]]
 
 
+def test_a_float_value_that_is_no_number_does_not_spoil_the_others():
+    grey = to_grey(Image.fromarray(np.array([[0, 1000, 4000, np.nan, np.inf]], np.float32)))
+    assert np.asarray(grey).tolist()[0][:3] == [0, 64, 255]
+
+
 def test_a_mask_is_0_or_255_with_the_threshold_in_the_middle():
     assert np.asarray(to_mask(Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)))).tolist() == [[0, 0, 255, 255]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_a_mask_of_any_mode_is_the_same_mask(mode):
+    mask = Image.fromarray(np.array([[0, 255, 255], [0, 0, 255]], np.uint8))
+    assert np.array_equal(np.asarray(to_mask(mask.convert(mode))), np.asarray(mask))
 
 
 def test_pictures_are_listed_by_name_in_any_case_and_the_unreadable_are_named(tmp_path, caplog):
@@ -53,14 +65,17 @@ def test_pictures_are_listed_by_name_in_any_case_and_the_unreadable_are_named(tm
     (tmp_path / "empty.png").touch()
     whole = (tmp_path / "f.Jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    whole = (tmp_path / "b.PNG").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:-20])
+    (tmp_path / "changed.png").write_bytes(whole.replace(b"IDAT", b"IDAT\xff"))
     with caplog.at_level(logging.ERROR):
         items = list_pictures(str(tmp_path))
     assert [item["image"] for item in items] == [
         str(tmp_path / name) for name in ("a.jpeg", "b.PNG", "c.tif", "d.bmp", "e.TIFF", "f.Jpg")
     ]
-    for name in ("empty.png", "cut.jpg"):
+    for name in ("empty.png", "cut.jpg", "cut.png", "changed.png"):
         assert f"{tmp_path / name}: left out, not a readable picture" in caplog.text
-    assert "2 of 8 pictures left out" in caplog.text
+    assert "4 of 10 pictures left out" in caplog.text
 
 
 @pytest.mark.parametrize("make, message", [(False, "no such folder"), (True, "no readable picture")])

@@ -57,12 +57,28 @@ def test_masks_are_written_whole(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_mask_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def fail(picture, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError("disk full")
+
+    (tmp_path / "a.png").write_bytes(b"old")
+    monkeypatch.setattr(Image.Image, "save", fail)
+    writer = WholePILWriter(output_dtype=np.uint8)
+    writer.set_data_array(np.ones((1, 3, 2), np.uint8))
+    with pytest.raises(OSError, match="disk full"):
+        writer.write(str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes() == b"old" and [f.name for f in tmp_path.iterdir()] == ["a.png"]
+
+
 @pytest.mark.parametrize(
     "names, stems",
     [
         (["a.png", "b.jpg"], ["a", "b"]),
         (["a.png", "a.jpg"], ["a.png", "a.jpg"]),
         (["A.png", "a.tif"], ["A.png", "a.tif"]),  # one file on systems that ignore case
+        (["X.PNG", "x.png"], ["X.PNG", "x.png_"]),
         (["a.png", "a.jpg", "a.png.bmp"], ["a.png_", "a.jpg", "a.png"]),
     ],
 )

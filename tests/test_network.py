@@ -1,8 +1,10 @@
 """The network: shapes, widths, its likeness to MONAI's BasicUNet, and tracing."""
 
+import onnx
 import pytest
 import torch
 from monai.networks.nets import BasicUNet
+from onnx.reference import ReferenceEvaluator
 
 from scripts.network import BasicUNetClassifier
 
@@ -62,3 +64,21 @@ def test_tracing_keeps_the_answers(factor):
     picture = torch.rand(3, 1, 64, 64)
     for name, value in net(picture).items():
         assert torch.allclose(traced(picture)[name], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_onnx_keeps_the_answers(factor, tmp_path):
+    net, picture = network(downscale_factor=factor), torch.rand(1, 1, 64, 64)
+    names = ["pred", "class_logits"]
+    torch.onnx.export(net, (picture,), tmp_path / "net.onnx", input_names=["image"], output_names=names, verbose=False)
+    found = ReferenceEvaluator(onnx.load(tmp_path / "net.onnx")).run(names, {"image": picture.numpy()})
+    for value, expected in zip(found, net(picture).values()):
+        assert torch.allclose(torch.from_numpy(value), expected, atol=1e-4)
+
+
+def test_dropout_belongs_to_training_alone():
+    net, picture = network(class_dropout=0.5), torch.rand(1, 1, 64, 64)
+    scores = [net(picture)["class_logits"] for _ in range(2)]
+    assert torch.equal(*scores)
+    net.train()
+    assert not torch.equal(net(picture)["class_logits"], net(picture)["class_logits"])

@@ -1,5 +1,6 @@
 """What surrounds the trainer: checked options, best weights, checkpoints, seeds, mixed precision."""
 
+import csv
 import json
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,14 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.inferer import AutocastInferer, fast_bfloat16
-from scripts.training import KeepBest, SeedEachEpoch, TrainingCheckpoint, check_overrides, keep_freed_memory
+from scripts.training import (
+    KeepBest,
+    SeedEachEpoch,
+    TrainingCheckpoint,
+    TrainingCurve,
+    check_overrides,
+    keep_freed_memory,
+)
 
 TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
 EVALUATE = str(ROOT / "bundle" / "configs" / "evaluate.json")
@@ -21,6 +29,8 @@ EVALUATE = str(ROOT / "bundle" / "configs" / "evaluate.json")
     "options",
     [
         ["--epochs", "3", "--train#trainer#max_epochs=2"],
+        ["--train::trainer::max_epochs", "2"],
+        ["--batch-size", "4"],  # Fire turns hyphens into underscores
         ["--run_id", "training", "--meta_file", "x.json", "--logging_file", "y.conf"],
         ["--+imports", "[]"],
         ["--learning_rate", "-1"],  # a value that begins with one dash is none
@@ -34,6 +44,11 @@ def test_options_that_exist_are_accepted(options):
 def test_options_that_no_config_knows_are_refused(option):
     with pytest.raises(ValueError, match=f"unknown option --{option.lstrip('-')}; the config has: .*batch_size"):
         check_overrides(["run", "--config_file", TRAIN, option, "3"])
+
+
+def test_a_config_file_with_a_hyphen_is_checked_too():
+    with pytest.raises(ValueError, match="unknown option --epoch"):
+        check_overrides(["run", "--config-file", TRAIN, "--epoch", "3"])
 
 
 def test_options_of_several_configs_and_of_an_args_file(tmp_path):
@@ -90,6 +105,26 @@ def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart
     again.load_state_dict(keeper.state_dict())
     trainer.run([1])
     assert (again.best, again.worse, trainer.state.epoch) == (0.5, 3, 1)
+
+
+def test_a_training_that_had_stopped_early_does_nothing_when_resumed(tmp_path):
+    keeper, trainer = best_keeper([0.9, 0.9], tmp_path / "model.pt", patience=2)
+    keeper.load_state_dict({"best": 0.5, "best_epoch": 1, "worse": 2})
+    trainer.run([1, 2])
+    assert trainer.state.epoch == 0 and not (tmp_path / "model.pt").exists()
+
+
+def test_the_table_has_the_means_of_each_epoch_and_keeps_its_rows(tmp_path):
+    values = iter([1.0, 3.0, 5.0, 7.0])
+    loss = SimpleNamespace(last_terms=lambda: {"loss": next(values)})
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
+    evaluator = SimpleNamespace(state=SimpleNamespace(metrics={"val_score": 0.25}))
+    curve = TrainingCurve(loss, optimizer, evaluator, str(tmp_path / "curve.csv"))
+    curve.load_state_dict({"rows": [{"epoch": 0, "learning_rate": 1.0, "loss": 9.0, "val_score": 0.0}]})
+    engine(2, curve).run([1, 2])
+    with open(tmp_path / "curve.csv", newline="") as file:
+        rows = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+    assert rows == [[0, 1, 9, 0], [1, 0.5, 2, 0.25], [2, 0.5, 6, 0.25]]
 
 
 def test_a_training_that_would_keep_no_weights_is_refused(tmp_path):

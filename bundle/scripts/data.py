@@ -24,7 +24,7 @@ def to_grey(picture: Image.Image) -> Image.Image:
     Pillow would clip at 255, are scaled by their own largest value when that is above 255.
     """
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64).clip(min=0)
+        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0).clip(min=0)
         largest = values.max(initial=0)
         return Image.fromarray((values * (255 / largest if largest > 255 else 1)).round().astype(np.uint8))
     if picture.mode in ("P", "PA"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import json
 import logging
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, run
 from monai.data import CacheDataset
 from torch import nn
 from torch.optim import Optimizer
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from .files import write_checkpoint, write_csv
 
 logger = logging.getLogger(__name__)
-RUN_OPTIONS = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
+RUN_OPTIONS = {*inspect.signature(run).parameters, "workflow_type"} - {"override"}
 
 
 def keep_freed_memory() -> bool:
@@ -76,7 +77,8 @@ def check_overrides(arguments: list[str] | None = None) -> None:
     for i, argument in enumerate(arguments):
         if re.match(r"--?[A-Za-z_+]", argument):  # Fire takes one dash too
             name, _, value = argument.lstrip("-").partition("=")
-            options[name] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+            # Fire takes --batch-size for --batch_size.
+            options[name.replace("-", "_")] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
     if "args_file" in options:
         options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
     if "config_file" not in options:
