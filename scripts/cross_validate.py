@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import fire
+from calibrate import calibrate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
@@ -29,7 +30,7 @@ CONFIGS = "bundle/configs"
 
 
 def cross_validate(dataset_dir="", output_dir="", *extra, **options):
-    """Train, validate and test fold by fold, then join the tables.
+    """Train, validate, calibrate and test fold by fold, then join the tables.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
@@ -65,10 +66,9 @@ def cross_validate(dataset_dir="", output_dir="", *extra, **options):
         if not (folder / "testing" / "metrics.json").is_file():
             train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
             _run(f"fold {number}, training", *train, *common)
-            both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
-            for part in ("validation", "testing"):
-                where = ["--output_dir", folder / part, "--part", part]
-                _run(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
+            _evaluate(number, "validation", folder, common)
+            calibrate(folder / "validation", folder)
+            _evaluate(number, "testing", folder, common)
         with open(folder / "testing" / "pictures.csv", newline="", encoding="utf-8") as file:
             found = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         rows += [{"fold": number, **row} for row in found]
@@ -84,6 +84,12 @@ def _number(text):
         return float(text)
     except ValueError:
         return text
+
+
+def _evaluate(number, part, folder, common):
+    both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
+    where = ["--output_dir", folder / part, "--part", part]
+    _run(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
 
 
 def _run(title, *arguments):

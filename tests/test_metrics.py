@@ -12,20 +12,20 @@ from monai.data import MetaTensor
 from scripts.metrics import PictureMetrics, overlap, picture_row, summarize
 
 
-def test_overlap_counts_predicted_true_and_common_pixels():
+def test_overlap_counts_predicted_true_common_and_all_pixels():
     pred = torch.tensor([[[0, 1, 1], [0, 1, 0]]])
     label = torch.tensor([[[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]])
-    assert overlap(pred, label) == (3, 3, 2)
+    assert overlap(pred, label) == (3, 3, 2, 6)
 
 
 @pytest.mark.parametrize(
     "counts, dice, iou",
     [
-        ((3, 3, 2), 4 / 6, 2 / 4),
-        ((5, 5, 5), 1, 1),
-        ((0, 4, 0), 0, 0),  # missed
-        ((4, 0, 0), 0, 0),  # false mask
-        ((0, 0, 0), 1, 1),  # nothing there, nothing found
+        ((3, 3, 2, 100), 4 / 6, 2 / 4),
+        ((5, 5, 5, 100), 1, 1),
+        ((0, 4, 0, 100), 0, 0),  # missed
+        ((4, 0, 0, 100), 0, 0),  # false mask
+        ((0, 0, 0, 100), 1, 1),  # nothing there, nothing found
     ],
 )
 def test_dice_and_iou_of_one_picture(counts, dice, iou):
@@ -36,13 +36,17 @@ def test_dice_and_iou_of_one_picture(counts, dice, iou):
 
 # Columns: predicted, true and common pixels; true class; p_normal, p_benign, p_malignant
 TABLE = [
-    ((0, 0, 0), 0, (0.8, 0.1, 0.1)),  # normal, right, no mask: Dice 1
-    ((5, 0, 0), 0, (0.2, 0.7, 0.1)),  # normal, taken for benign, false mask: Dice 0
-    ((10, 10, 5), 1, (0.1, 0.8, 0.1)),  # benign, right: Dice 1/2, IoU 1/3
-    ((10, 10, 10), 1, (0.2, 0.5, 0.3)),  # benign, right: 1, 1
-    ((30, 10, 2), 1, (0.3, 0.1, 0.6)),  # benign, taken for malignant: 1/10, 1/19; not missed, which begins below 0.1
-    ((10, 10, 8), 2, (0.0, 0.2, 0.8)),  # malignant, right: 4/5, 2/3
-    ((0, 10, 0), 2, (0.6, 0.3, 0.1)),  # malignant, taken for normal, missed: 0, 0
+    ((0, 0, 0, 100), 0, (0.8, 0.1, 0.1)),  # normal, right, no mask: Dice 1
+    ((5, 0, 0, 100), 0, (0.2, 0.7, 0.1)),  # normal, taken for benign, false mask: Dice 0
+    ((10, 10, 5, 100), 1, (0.1, 0.8, 0.1)),  # benign, right: Dice 1/2, IoU 1/3
+    ((10, 10, 10, 100), 1, (0.2, 0.5, 0.3)),  # benign, right: 1, 1
+    (
+        (30, 10, 2, 100),
+        1,
+        (0.3, 0.1, 0.6),
+    ),  # benign, taken for malignant: 1/10, 1/19; not missed, which begins below 0.1
+    ((10, 10, 8, 100), 2, (0.0, 0.2, 0.8)),  # malignant, right: 4/5, 2/3
+    ((0, 10, 0, 100), 2, (0.6, 0.3, 0.1)),  # malignant, taken for normal, missed: 0, 0
 ]
 
 
@@ -86,23 +90,23 @@ def test_figures_of_the_class(figures):
 
 
 def test_a_figure_that_the_pictures_cannot_give_is_none():
-    normal = summarize([picture_row((0, 0, 0), (0.9, 0.1, 0.0), 0, CLASS_NAMES)], CLASS_NAMES)
+    normal = summarize([picture_row((0, 0, 0, 100), (0.9, 0.1, 0.0), 0, CLASS_NAMES)], CLASS_NAMES)
     assert normal["lesion_dice"] is None and normal["missed_rate"] is None and normal["auroc_macro"] is None
     assert normal["score"] == 1  # Dice of all pictures stands in, classes that are absent do not count
-    lesion = summarize([picture_row((4, 4, 4), (0.1, 0.9, 0.0), 1, CLASS_NAMES)], CLASS_NAMES)
+    lesion = summarize([picture_row((4, 4, 4, 100), (0.1, 0.9, 0.0), 1, CLASS_NAMES)], CLASS_NAMES)
     assert lesion["false_mask_rate"] is None
 
 
 def test_a_picture_of_unknown_class_counts_for_the_mask_alone(figures):
     rows = [picture_row(c, p, k, CLASS_NAMES) for c, k, p in TABLE]
-    more = summarize([*rows, picture_row((10, 10, 10), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    more = summarize([*rows, picture_row((10, 10, 10, 100), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
     assert more["pictures"] == 8 and more["lesion_dice"] == pytest.approx((2.4 + 1) / 6)
     for name in ("accuracy", "macro_f1", "auroc_macro", "confusion_matrix", "by_class", "lesion_dice_by_class"):
         assert more[name] == figures[name]
 
 
 def test_without_any_class_the_score_is_that_of_the_mask():
-    unknown = summarize([picture_row((10, 10, 5), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    unknown = summarize([picture_row((10, 10, 5, 100), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
     assert unknown["accuracy"] is None and unknown["macro_f1"] is None and unknown["confusion_matrix"] is None
     assert unknown["score"] == unknown["lesion_dice"] == 0.5
 
@@ -116,7 +120,7 @@ def item(name, predicted, true, true_class, probabilities):
 
 
 def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
-    metric = PictureMetrics(CLASS_NAMES, str(tmp_path), "testing")
+    metric = PictureMetrics(CLASS_NAMES, str(tmp_path), {"part": "testing"})
     metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2))])
     metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
     values = metric.compute()

@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 MISSED_BELOW = 0.1  # a lesion counts as missed where its Dice is under this value
 
 
-def overlap(pred: torch.Tensor, label: torch.Tensor) -> tuple[int, int, int]:
-    """Pixels of the predicted mask, of the true one and of both; masks of any one shape, foreground > 0."""
+def overlap(pred: torch.Tensor, label: torch.Tensor) -> tuple[int, int, int, int]:
+    """Pixels of the predicted mask, the true one, both, and the picture; masks of any one shape, foreground > 0."""
     pred, label = pred > 0, label > 0
-    return int(pred.sum()), int(label.sum()), int((pred & label).sum())
+    return int(pred.sum()), int(label.sum()), int((pred & label).sum()), label.numel()
 
 
 def picture_row(counts: Sequence[int], probabilities: Sequence[float], true_class: int, class_names) -> dict:
@@ -29,7 +29,7 @@ def picture_row(counts: Sequence[int], probabilities: Sequence[float], true_clas
 
     Where both masks are empty, Dice and IoU are 1; where only one is, 0. MONAI's handlers drop such pictures instead.
     """
-    predicted, true, both = counts
+    predicted, true, both, picture = counts
     union = predicted + true - both
     return {
         "true_class": class_names[true_class] if true_class >= 0 else "",
@@ -38,6 +38,7 @@ def picture_row(counts: Sequence[int], probabilities: Sequence[float], true_clas
         "predicted_area_px": predicted,
         "true_area_px": true,
         "overlap_px": both,
+        "picture_px": picture,
         "dice": 2 * both / (predicted + true) if union else 1.0,
         "iou": both / union if union else 1.0,
     }
@@ -122,13 +123,13 @@ class PictureMetrics(Metric):
     Args:
         class_names: names in the order of the class indices.
         output_dir: where ``metrics.json`` and ``pictures.csv`` (one row a picture) are written; nowhere by default.
-        part: name of the part of the data, to stand in ``metrics.json``.
+        source: what else ``metrics.json`` shall say of where the figures come from, such as the part of the data.
     """
 
-    def __init__(self, class_names: Sequence[str], output_dir: str | None = None, part: str | None = None) -> None:
+    def __init__(self, class_names: Sequence[str], output_dir: str | None = None, source: dict | None = None) -> None:
         self.class_names = list(class_names)
         self.output_dir = output_dir
-        self.part = part
+        self.source = source or {}
         super().__init__(output_transform=lambda output: output)
 
     def reset(self) -> None:
@@ -149,7 +150,7 @@ class PictureMetrics(Metric):
         Raises:
             ValueError: where no picture was seen.
         """
-        values = torch.stack(self._values) if self._values else torch.zeros(0, 4 + len(self.class_names)).double()
+        values = torch.stack(self._values) if self._values else torch.zeros(0, 5 + len(self.class_names)).double()
         values = evenly_divisible_all_gather(values)
         names = string_list_all_gather(self._names)
         if len(values) == 0:
@@ -158,14 +159,14 @@ class PictureMetrics(Metric):
         order = sorted(range(len(names)), key=lambda i: names[i])
         rows = []
         for i in order:
-            *counts, true_class = [int(v) for v in values[i, :4]]
-            row = picture_row(counts, values[i, 4:].tolist(), true_class, self.class_names)
+            *counts, true_class = [int(v) for v in values[i, :5]]
+            row = picture_row(counts, values[i, 5:].tolist(), true_class, self.class_names)
             rows.append({"filename": names[i], **row})
         figures = summarize(rows, self.class_names)
         if self.output_dir and (not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0):
             notice = "research software, not a medical device"
             write_csv(Path(self.output_dir) / "pictures.csv", rows, list(rows[0]))
-            write_json(Path(self.output_dir) / "metrics.json", {"notice": notice, "part": self.part, **figures})
+            write_json(Path(self.output_dir) / "metrics.json", {"notice": notice, **self.source, **figures})
             logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
         figures = {k: float("nan") if v is None else v for k, v in figures.items()}
         return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float))}

@@ -1,0 +1,90 @@
+"""Write the datalist of an external test set: a folder with `images`, `labels` and a table of classes.
+
+    python scripts/list_external.py --dataset_dir BrEaST --output runs/external.json
+    python -m monai.bundle run evaluating --config_file
+        "['bundle/configs/train.json','bundle/configs/evaluate.json']" --bundle_root bundle
+        --dataset_dir BrEaST --datalist runs/external.json --output_dir runs/external
+
+`classes.csv` has the columns `name` (picture without extension), `class` (normal, benign, malignant) and, where
+several pictures show the same patient, `case`. Images and masks (0 and 255, of the image's size) are PNGs of that
+name. Every picture goes to the testing part: nothing is to be trained or chosen on an external set. Research
+software, not a medical device.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import fire
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_json  # noqa: E402
+
+
+def list_external(dataset_dir="", output="", *extra, **unknown):
+    """Check the files of the table and write the datalist.
+
+    Args:
+        dataset_dir: folder with `images`, `labels` and `classes.csv`.
+        output: JSON file to write.
+
+    Returns:
+        dict: number of pictures listed and of those left out (each is named).
+
+    Raises:
+        ValueError: an option is unknown or missing, or no picture can be used.
+        FileNotFoundError: there is no table.
+    """
+    if unknown.pop("help", None):
+        print(__doc__)
+        return None
+    if extra or unknown:
+        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
+        raise ValueError(f"unknown option {names}; valid options: --dataset_dir, --output")
+    for name, value in (("dataset_dir", dataset_dir), ("output", output)):
+        if value in ("", True):
+            raise ValueError(f"--{name} needs a value")
+    folder, table = Path(str(dataset_dir)), Path(str(dataset_dir)) / "classes.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"{table}: missing; it lists the pictures with the columns name and class")
+    classes = json.loads((ROOT / "bundle/configs/train.json").read_text(encoding="utf-8"))["class_names"]
+    with open(table, newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    items, left_out = [], 0
+    for row in rows:
+        item = {key: f"{key}s/{row['name']}.png" for key in ("image", "label")}
+        problem = _problem(folder, item) or ("" if row["class"] in classes else f"unknown class {row['class']}")
+        if problem:
+            print(f"{row['name']}: left out, {problem}")
+            left_out += 1
+            continue
+        items.append({**item, "class": classes.index(row["class"]), "group": row.get("case") or row["name"]})
+    if not items:
+        raise ValueError(f"{table}: no usable picture; images and labels are PNGs named as in the column name")
+    write_json(output, {"training": [], "validation": [], "testing": items})
+    counts = ", ".join(f"{sum(i['class'] == k for i in items)} {name}" for k, name in enumerate(classes))
+    print(f"{len(items)} pictures ({counts}), {left_out} left out: {output}")
+    return {"pictures": len(items), "left_out": left_out}
+
+
+def _problem(folder, item):
+    sizes = []
+    for name in item.values():
+        try:
+            with Image.open(folder / name) as picture:
+                picture.verify()
+                sizes.append(picture.size)
+        except Exception as error:  # Pillow raises half a dozen types
+            return f"{folder / name}: {error}"
+    return "" if sizes[0] == sizes[1] else f"image of {sizes[0]} and mask of {sizes[1]} pixels"
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(list_external, serialize=lambda _: None)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"list_external: {error}")

@@ -1,0 +1,156 @@
+"""Temperature, operating point and calibration error against values worked out by hand, and the command for them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import CLASS_NAMES, ROOT
+
+from scripts.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    load_calibration,
+    log_loss,
+    reliability,
+    sha256,
+    tempered,
+    threshold_for_sensitivity,
+)
+
+
+def softmax(logits):
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_a_temperature_divides_the_logits_and_can_be_undone():
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    assert tempered(softmax(logits), 2.5) == pytest.approx(softmax(logits / 2.5), abs=1e-9)
+    assert tempered(tempered(softmax(logits), 2.5), 1 / 2.5) == pytest.approx(softmax(logits), abs=1e-9)
+
+
+@pytest.mark.parametrize("true", [0.5, 1, 3])
+def test_the_temperature_that_made_probabilities_too_sure_is_found(true):
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(20000, 3))
+    classes = [random.choice(3, p=p) for p in softmax(logits)]
+    sure = softmax(logits * true)
+    found = fit_temperature(sure, classes)
+    assert found == pytest.approx(true, rel=0.05)
+    assert log_loss(tempered(sure, found), classes) <= log_loss(sure, classes) + 1e-9
+
+
+def test_log_loss_is_the_mean_negative_logarithm_of_the_true_class():
+    found = log_loss(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), [1, 2])
+    assert found == pytest.approx(-(np.log(0.3) + np.log(0.8)) / 2)
+
+
+def test_calibration_error_weighs_the_gap_of_each_bin():
+    # Two bins: confidences 0.5 and 0.6, one of two right; 0.9 and 1.0, both right.
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.6, 0.2, 0.2], [0.9, 0.1, 0.0], [1.0, 0.0, 0.0]])
+    bins = reliability(probabilities, [0, 1, 0, 0], bins=2)
+    assert [b["confidence"] for b in bins] == pytest.approx([0.55, 0.95])
+    assert [b["accuracy"] for b in bins] == [0.5, 1.0] and [b["share"] for b in bins] == [0.5, 0.5]
+    assert expected_calibration_error(probabilities, [0, 1, 0, 0], bins=2) == pytest.approx((0.05 + 0.05) / 2)
+
+
+def test_the_threshold_finds_the_share_of_positives_and_no_more_than_it_must():
+    scores = np.arange(20) / 20
+    assert threshold_for_sensitivity(scores, [True] * 20, 0.95) == scores[1]
+    assert threshold_for_sensitivity(scores, [True] * 20, 1.0) == scores[0]
+    assert threshold_for_sensitivity([0.9, 0.2, 0.1], [True, True, False], 0.5) == 0.9
+    with pytest.raises(ValueError, match="no malignant picture"):
+        threshold_for_sensitivity(scores, [False] * 20)
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Weights, and an evaluation of them whose probabilities are far too sure."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(300, 3))
+    rows = []
+    for p, sure in zip(softmax(logits), softmax(logits * 4)):
+        true = CLASS_NAMES[random.choice(3, p=p)]
+        rows.append({"true_class": true, **{f"p_{name}": f"{v:.6f}" for name, v in zip(CLASS_NAMES, sure)}})
+    with open(folder / "pictures.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    source = {"part": "validation", "weights_sha256": sha256(tmp_path / "model.pt"), "temperature": 1.0}
+    source["pictures_by_class"] = dict.fromkeys(CLASS_NAMES, 100)
+    (folder / "metrics.json").write_text(json.dumps(source))
+    return tmp_path
+
+
+def run(*options):
+    command = [sys.executable, "scripts/calibrate.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_keeps_what_the_bundle_reads(evaluated):
+    done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
+    assert done.returncode == 0 and str(evaluated / "calibration.json") in done.stdout, done.stderr
+    content = json.loads((evaluated / "calibration.json").read_text())
+    assert content["temperature"] == pytest.approx(4, rel=0.25)
+    errors = content["fitted_on"]["expected_calibration_error"]
+    assert errors["after"] < errors["before"] and content["fitted_on"]["malignancy_sensitivity"] >= 0.95
+    assert "not a medical device" in content["notice"]
+    path, weights = str(evaluated / "calibration.json"), str(evaluated / "model.pt")
+    assert load_calibration(path, weights)["temperature"] == content["temperature"]
+
+    # An evaluation that used this calibration leads to the same temperature again.
+    table, metrics = evaluated / "validation" / "pictures.csv", evaluated / "validation" / "metrics.json"
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    p = tempered(np.array([[float(r[f"p_{n}"]) for n in CLASS_NAMES] for r in rows]), content["temperature"])
+    for row, values in zip(rows, p):
+        row |= {f"p_{n}": f"{v:.6f}" for n, v in zip(CLASS_NAMES, values)}
+    with open(table, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "temperature": content["temperature"]}))
+    assert run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated).returncode == 0
+    again = json.loads((evaluated / "calibration.json").read_text())
+    assert again["temperature"] == pytest.approx(content["temperature"], rel=0.01)
+
+    (evaluated / "model.pt").write_bytes(b"other weights")
+    assert load_calibration(path, weights)["temperature"] == 1
+    done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
+    assert done.returncode != 0 and "made with other weights" in done.stderr
+
+
+def test_without_a_calibration_nothing_changes(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    found = load_calibration(str(tmp_path / "calibration.json"), str(tmp_path / "model.pt"))
+    assert (found["temperature"], found["malignancy_threshold"], found["unsure_below"]) == (1, None, None)
+
+
+def test_the_testing_part_is_refused(evaluated):
+    metrics = evaluated / "validation" / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"validation"', '"testing"'))
+    done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
+    assert done.returncode != 0 and "evaluate with --part validation" in done.stderr
+    assert not (evaluated / "calibration.json").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "--evaluation needs a folder"),
+        (
+            ["--evaluation", "nowhere", "--ckpt_dir", "x"],
+            "nowhere/metrics.json: missing; evaluate with --part validation",
+        ),
+        (["--folder", "x"], "unknown option --folder; valid options: --evaluation, --ckpt_dir"),
+    ],
+)
+def test_wrong_options_end_with_one_line(options, message):
+    done = run(*options)
+    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
