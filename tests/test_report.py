@@ -1,0 +1,200 @@
+"""The report's figures against scikit-learn and values worked out by hand, and the files that the command leaves."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import report
+from conftest import CLASS_NAMES, ROOT
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+
+from scripts.calibration import tempered
+
+COUNT = 90
+
+
+def write_evaluation(folder, seed, names, temperature=1.0, threshold=0.3):
+    """An evaluation's two tables of random pictures; returns their rows."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number, name in enumerate(names):
+        k = number % 3
+        p = random.dirichlet(np.eye(3)[k] * 2 + 0.7)
+        true = 0 if k == 0 else int(random.integers(100, 2000))
+        both = int(true * random.uniform(0, 1))
+        predicted = both + int(random.integers(0, 200)) * int(random.integers(0, 2))
+        union = true + predicted - both
+        rows.append(
+            {
+                "filename": name,
+                "true_class": CLASS_NAMES[k],
+                "predicted_class": CLASS_NAMES[int(p.argmax())],
+                **{f"p_{n}": float(v) for n, v in zip(CLASS_NAMES, p)},
+                "predicted_area_px": predicted,
+                "true_area_px": true,
+                "overlap_px": both,
+                "picture_px": int(random.integers(5000, 20000)),
+                "dice": 2 * both / (true + predicted) if union else 1.0,
+                "iou": both / union if union else 1.0,
+            }
+        )
+    folder.mkdir(parents=True)
+    with open(folder / "pictures.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    source = {"part": "testing", "weights_sha256": "0", "temperature": temperature, "malignancy_threshold": threshold}
+    (folder / "metrics.json").write_text(json.dumps(source))
+    return rows
+
+
+def items(names):
+    """Items of a datalist, three pictures a group, every second group with burned-in marks."""
+    return [
+        {"image": f"images/{name}", "group": f"G{i // 3}", "burned_in_marks": "caliper" if i // 3 % 2 else ""}
+        for i, name in enumerate(names)
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two folds, a single evaluation and a stress test, the command's run over all of them, and its report."""
+    folder = tmp_path_factory.mktemp("report")
+    names = [f"{number:03d}.png" for number in range(COUNT)]
+    rows = write_evaluation(folder / "cv" / "fold_0" / "testing", 0, names[:45], 2.0, 0.5)
+    rows += write_evaluation(folder / "cv" / "fold_1" / "testing", 1, names[45:], 0.5, 0.1)
+    write_evaluation(folder / "test", 2, names[:30])
+    for condition, dice in (("unaltered", 0.8), ("blur_4", 0.6)):
+        (folder / "stress" / condition).mkdir(parents=True)
+        keys = ("pictures", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant")
+        content = {"lesion_dice": dice, **dict.fromkeys(keys, 1)}
+        (folder / "stress" / condition / "metrics.json").write_text(json.dumps(content))
+    (folder / "list.json").write_text(json.dumps({"training": items(names), "validation": [], "testing": []}))
+    evaluations = {"cross_validation": "cv", "testing": "test", "stress": "stress"}
+    evaluations = {name: str(folder / place) for name, place in evaluations.items()}
+    command = [sys.executable, "scripts/report.py", "--evaluations", str(evaluations), "--draws", "200"]
+    command += ["--datalists", f"['{folder / 'list.json'}']", "--output", str(folder / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, rows, json.loads((folder / "out" / "report.json").read_text())
+
+
+def test_figures_are_those_of_scikit_learn(made):
+    _, rows, content = made
+    found = {k: v and v["value"] for k, v in content["cross_validation"]["figures"].items()}
+    true = np.array([CLASS_NAMES.index(r["true_class"]) for r in rows])
+    p = np.array([[r[f"p_{n}"] for n in CLASS_NAMES] for r in rows])
+    predicted = p.argmax(1)
+    lesions = [r for r in rows if r["true_area_px"]]
+    pair = true > 0
+    expected = {
+        "accuracy": np.mean(true == predicted),
+        "macro_f1": f1_score(true, predicted, average="macro"),
+        "balanced_accuracy": balanced_accuracy_score(true, predicted),
+        **{f"auroc_{n}": roc_auc_score(true == k, p[:, k]) for k, n in enumerate(CLASS_NAMES)},
+        "auroc_macro": roc_auc_score(true, p, multi_class="ovr"),
+        "auroc_benign_malignant": roc_auc_score(true[pair] == 2, (p[:, 2] / (p[:, 1] + p[:, 2]))[pair]),
+        "lesion_dice": np.mean([r["dice"] for r in lesions]),
+        "lesion_iou": np.mean([r["iou"] for r in lesions]),
+        "dice_malignant": np.mean([r["dice"] for r in lesions if r["true_class"] == "malignant"]),
+        "missed_rate": np.mean([r["dice"] < 0.1 for r in lesions]),
+        "false_mask_rate": np.mean([r["predicted_area_px"] > 0 for r in rows if not r["true_area_px"]]),
+        "dice_all_pictures": np.mean([r["dice"] for r in rows]),
+        "sensitivity_benign": np.mean(predicted[true == 1] == 1),
+        "brier_after": np.mean(((p - np.eye(3)[true]) ** 2).sum(1)),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    # Each fold at its own operating point, and back to its own network's probabilities
+    suspicious = p[:, 2] >= np.repeat([0.5, 0.1], 45)
+    assert found["operating_point_sensitivity"] == pytest.approx(suspicious[true == 2].mean())
+    assert found["operating_point_specificity"] == pytest.approx((~suspicious)[true != 2].mean())
+    raw = np.concatenate([tempered(p[:45], 1 / 2.0), tempered(p[45:], 1 / 0.5)])
+    assert found["brier_before"] == pytest.approx(np.mean(((raw - np.eye(3)[true]) ** 2).sum(1)))
+    matrix = np.array(content["cross_validation"]["confusion_matrix"])
+    assert matrix.sum() == COUNT and matrix.trace() == (true == predicted).sum()
+    assert set(content["cross_validation"]["folds"]) == {"fold_0", "fold_1"}
+
+
+def test_intervals_hold_the_value_and_widen_when_pictures_depend_on_each_other(made):
+    folder, _, content = made
+    for figure in content["cross_validation"]["figures"].values():
+        assert figure["low"] <= figure["high"] and 0 <= figure["low"] and figure["high"] <= 2
+    accuracy = content["cross_validation"]["figures"]["accuracy"]
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"]
+    # Thirty copies of each of three answers are three answers, not ninety.
+    names = [f"{number:03d}.png" for number in range(COUNT)]
+    facts = {name: {"group": name} for name in names}
+    rows = report._rows(folder / "cv")
+    rows = [{**rows[i % 3], "filename": name} for i, name in enumerate(names)]
+    rows[0]["predicted_area_px"] = 0
+    alone = report.with_intervals(report.Pictures(rows, facts), 200, "")["lesion_dice"]
+    groups = {name: {"group": str(i % 3)} for i, name in enumerate(names)}
+    together = report.with_intervals(report.Pictures(rows, groups), 200, "")["lesion_dice"]
+    assert together["value"] == alone["value"]
+    assert together["high"] - together["low"] > 3 * (alone["high"] - alone["low"])
+
+
+def test_subgroups_split_the_pictures(made):
+    groups = {name: g["pictures"] for name, g in made[2]["cross_validation"]["subgroups"].items()}
+    assert sum(groups[f"class {n}"] for n in CLASS_NAMES) == COUNT
+    assert sum(groups[f"{size} lesion"] for size in ("small", "medium", "large")) == 60
+    assert sum(groups[f"{size} picture"] for size in ("small", "medium", "large")) == COUNT
+    assert groups["burned-in marks"] + groups["no burned-in marks"] == COUNT
+
+
+def test_failures_are_named(made):
+    _, rows, content = made
+    failures = content["cross_validation"]["failures"]
+    lesions = sorted((r for r in rows if r["true_area_px"]), key=lambda r: r["dice"])
+    assert [f["filename"] for f in failures["worst_masks"]] == [r["filename"] for r in lesions[:10]]
+    false = {r["filename"] for r in rows if not r["true_area_px"] and r["predicted_area_px"]}
+    assert {f["filename"] for f in failures["false_masks"]} == false
+    missed = [r for r in rows if r["true_class"] == "malignant"]
+    missed = {r["filename"] for r in missed if r["predicted_class"] != "malignant" or r["dice"] < 0.1}
+    assert {f["filename"] for f in failures["malignant_missed"]} == missed
+
+
+def test_charts_and_stress_test_are_there(made):
+    folder, _, content = made
+    charts = ("reliability_diagram", "roc_curves", "confusion_chart", "dice_distribution", "risk_coverage_curve")
+    expected = {f"{name}_{chart}.png" for name in ("cross_validation", "testing") for chart in charts}
+    assert {f.name for f in (folder / "out").iterdir()} == expected | {"report.json"}
+    assert content["stress"]["blur_4"]["lesion_dice"] == 0.6 and "not a medical device" in content["notice"]
+
+
+def test_a_class_that_is_missing_leaves_its_figures_empty(tmp_path):
+    names = [f"{number:03d}.png" for number in range(30)]
+    rows = [r for r in write_evaluation(tmp_path / "e", 0, names) if r["true_class"] != "normal"]
+    source = {"temperature": 1.0, "malignancy_threshold": None, "fold": "e"}
+    pictures = report.Pictures([{**r, **source} for r in rows], {n: {"group": n} for n in names})
+    content = report.evidence(pictures, 20)
+    assert content["figures"]["auroc_normal"] is None and content["figures"]["false_mask_rate"] is None
+    assert content["figures"]["auroc_malignant"]["value"] > 0.5
+    assert "operating_point_sensitivity" not in content["figures"]
+    assert "class normal" not in content["subgroups"] and "burned-in marks" not in content["subgroups"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give --evaluations"),
+        (["--evaluations", "{'a': 'nowhere'}", "--output", "x"], "nowhere/metrics.json: missing; evaluate first"),
+        (["--folder", "x"], "unknown option --folder"),
+    ],
+)
+def test_wrong_options_end_with_one_line(options, message):
+    done = subprocess.run([sys.executable, "scripts/report.py", *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_picture_of_no_datalist_is_named(made, tmp_path):
+    folder = made[0]
+    (tmp_path / "list.json").write_text(json.dumps({"training": [], "validation": [], "testing": items(["000.png"])}))
+    command = [sys.executable, "scripts/report.py", "--evaluations", str({"testing": str(folder / "test")})]
+    command += ["--datalists", f"['{tmp_path / 'list.json'}']", "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "001.png and 28 more stand in no datalist" in done.stderr
+    assert not (tmp_path / "out").exists()
