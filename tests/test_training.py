@@ -1,6 +1,7 @@
 """What surrounds the trainer: checked options, best weights, checkpoints, seeds, mixed precision."""
 
 import csv
+import hashlib
 import json
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.inferer import AutocastInferer, fast_bfloat16
+from scripts.network import BasicUNetClassifier
 from scripts.training import (
     KeepBest,
     SeedEachEpoch,
@@ -95,6 +97,20 @@ def test_the_best_weights_are_kept(tmp_path):
     trainer.run([1, 2, 3])
     assert (keeper.best, keeper.best_epoch, trainer.state.epoch) == (0.5, 2, 4)
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 2
+
+
+def test_weights_of_another_training_are_set_aside_and_ones_own_are_replaced(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"the weights that the bundle came with")
+    keeper, trainer = best_keeper([0.1, 0.5], path)
+    trainer.run([1])
+    kept = [f for f in tmp_path.iterdir() if f != path]
+    assert len(kept) == 1 and kept[0].read_bytes() == b"the weights that the bundle came with"
+    assert kept[0].name == f"model_{hashlib.sha256(kept[0].read_bytes()).hexdigest()[:8]}.pt"
+    resumed, trainer = best_keeper([0.7], path)
+    resumed.load_state_dict(keeper.state_dict())
+    trainer.run([1])
+    assert resumed.best == 0.7 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart(tmp_path):
@@ -201,3 +217,16 @@ def test_mixed_precision_where_asked_for_and_float32_outside(amp, kind):
 def test_a_wrong_precision_is_an_error():
     with pytest.raises(ValueError, match="amp is 'yes'; use true, false or auto"):
         AutocastInferer("yes")
+
+
+def test_the_mirror_image_gets_the_mirrored_mask_and_the_same_class():
+    torch.manual_seed(0)
+    network = BasicUNetClassifier(features=(4, 4, 8, 8, 16, 4)).eval()
+    pictures = torch.rand(2, 1, 48, 64)
+    with torch.no_grad():
+        plain, mirrored = network(pictures), network(pictures.flip(2))
+        both = AutocastInferer(False, flip=True)(pictures, network)
+        swapped = AutocastInferer(False, flip=True)(pictures.flip(2), network)
+    assert torch.allclose(both["pred"], (plain["pred"] + mirrored["pred"].flip(2)) / 2, atol=1e-5)
+    assert torch.allclose(both["class_logits"], (plain["class_logits"] + mirrored["class_logits"]) / 2, atol=1e-5)
+    assert torch.allclose(both["pred"], swapped["pred"].flip(2), atol=1e-5)

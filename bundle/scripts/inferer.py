@@ -1,4 +1,4 @@
-"""Mixed precision where the processor has it."""
+"""Mixed precision where the processor has it, and the mean of a picture's scores and those of its mirror image."""
 
 from __future__ import annotations
 
@@ -18,20 +18,29 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         amp: ``True``, ``False``, or ``"auto"`` for where ``fast_bfloat16`` holds.
+        flip: whether the logits are the mean over the picture and its left-right mirror image (test-time augmentation).
     """
 
-    def __init__(self, amp: bool | str = "auto") -> None:
+    def __init__(self, amp: bool | str = "auto", flip: bool = False) -> None:
         super().__init__()
+        self.flip = flip
         if amp not in (True, False, "auto"):
             raise ValueError(f"amp is {amp!r}; use true, false or auto")
         self.amp = amp
 
     def __call__(self, inputs: torch.Tensor, network, *args, **kwargs):
-        """Run the network on pictures (B, C, M, N); tensors come back in float32."""
+        """Run the network on pictures (B, C, W, H), as MONAI loads them; tensors come back in float32."""
         device = inputs.device
         enabled = fast_bfloat16(device) if self.amp == "auto" else self.amp
         # The network needs no metadata, and plain tensors spare MetaTensor's bookkeeping in each layer.
         inputs = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+        count = len(inputs)
+        if self.flip:
+            inputs = torch.cat([inputs, inputs.flip(2)])
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
             outputs = super().__call__(inputs, network, *args, **kwargs)
-        return {name: value.float() for name, value in outputs.items()}
+        outputs = {name: value.float() for name, value in outputs.items()}
+        if self.flip:
+            outputs["pred"][count:] = outputs["pred"][count:].flip(2)
+            outputs = {name: (value[:count] + value[count:]) / 2 for name, value in outputs.items()}
+        return outputs

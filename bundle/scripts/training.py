@@ -17,6 +17,7 @@ from monai.data import CacheDataset
 from torch import nn
 from torch.optim import Optimizer
 
+from .calibration import sha256
 from .files import write_checkpoint, write_csv
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ class KeepBest:
     """Handler of the trainer that saves the best weights, stops when they no longer improve, and can be resumed.
 
     It stands behind ``ValidationHandler`` and reads the evaluator's key metric. MONAI's ``CheckpointSaver`` and
-    ``EarlyStopHandler`` forget the best value on resuming and write ``model.pt`` in place.
+    ``EarlyStopHandler`` forget the best value on resuming and write ``model.pt`` in place. Weights of another training
+    at ``path`` are kept as ``model_<first digits of their SHA-256>.pt``.
 
     Args:
         network: the network whose ``state_dict`` is saved, alone, as ``torch.load(..., weights_only=True)`` reads it.
@@ -162,13 +164,24 @@ class KeepBest:
         """Save, count or stop."""
         value = float(self.evaluator.state.metrics[self.evaluator.state.key_metric_name])
         if value > self.best:
+            first = self.best == float("-inf")
             self.best, self.best_epoch, self.worse = value, engine.state.epoch, 0
             if engine.state.rank == 0:
+                if first:
+                    self._set_aside()
                 write_checkpoint(self.path, _unwrapped(self.network).state_dict())
                 logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
         else:
             self.worse += 1
             self.stop_if_exhausted(engine)
+
+    def _set_aside(self) -> None:
+        """Rename weights of another training, such as those that the bundle came with."""
+        path = Path(self.path)
+        if path.is_file():
+            kept = path.with_name(f"{path.stem}_{sha256(path)[:8]}{path.suffix}")
+            path.replace(kept)
+            logger.info(f"{path}: held other weights, which are now {kept.name}")
 
     def state_dict(self) -> dict:
         """The values to resume from."""
