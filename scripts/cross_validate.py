@@ -29,12 +29,13 @@ from scripts.training import check_overrides  # noqa: E402
 CONFIGS = "bundle/configs"
 
 
-def cross_validate(dataset_dir="", output_dir="", *extra, **options):
+def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **options):
     """Train, validate, calibrate and test fold by fold, then join the tables.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
         output_dir: folder of all results.
+        warm_up_epochs: epochs of the warm-up on each fold's training pictures; 0 for none.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
     Raises:
@@ -51,8 +52,11 @@ def cross_validate(dataset_dir="", output_dir="", *extra, **options):
         raise ValueError(f"{dataset}: no datalist_fold_0.json; prepare the folder with --folds 5")
     options_file = output / "options.json"
     options = {name: str(value) for name, value in options.items()}
+    warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
+    warmed |= {"epochs": str(warm_up_epochs)}
     given = [text for name, value in options.items() for text in (f"--{name}", value)]
     check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *given])
+    options |= {"warm_up_epochs": warm_up_epochs}
     if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != options:
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
     write_json(options_file, options)
@@ -61,10 +65,16 @@ def cross_validate(dataset_dir="", output_dir="", *extra, **options):
     rows, folds = [], []
     for number, datalist in enumerate(datalists):
         folder = output / f"fold_{number}"
-        common = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
-        common += given
+        paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
+        common = [*paths, *given]
         if not (folder / "testing" / "metrics.json").is_file():
             train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
+            if warm_up_epochs:
+                both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
+                warm = ["training", "--config_file", both, "--output_dir", folder / "warm_up", "--resume", "True"]
+                warm += [text for name, value in warmed.items() for text in (f"--{name}", value)]
+                _run(f"fold {number}, warm-up", *warm, *paths)
+                train += ["--pretrained", folder / "warm_up.pt"]
             _run(f"fold {number}, training", *train, *common)
             _evaluate(number, "validation", folder, common)
             calibrate(folder / "validation", folder)

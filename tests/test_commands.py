@@ -181,15 +181,15 @@ def test_the_table_of_the_training_agrees_with_tensorboard(trained):
     assert [float(row["loss"]) for row in rows] == pytest.approx(np.reshape(losses, (-1, 2)).mean(1), abs=2e-6)
 
 
-def test_model_pt_holds_the_epoch_with_the_best_score(trained, evaluated):
+def test_model_pt_holds_the_epoch_with_the_best_score(data, trained, tmp_path):
     scores = [value for _, value in scalars(trained.output)["val_score"]]
     best = scores.index(max(scores))
     assert f"{max(scores):.4f} in epoch {best + 1}, weights in {trained.models / 'model.pt'}" in trained.log
     assert load(trained.models / "checkpoint.pt")["keep_best"]["best_epoch"] == best + 1
-    # Evaluation measures masks at the pictures' own size, but classes just as validation does.
-    row, metrics = read_csv(trained.output / "training_curve.csv")[best], read_json(
-        evaluated / "validation/metrics.json"
-    )
+    # Evaluation measures masks at the pictures' own size, but classes as validation does, mirror images left aside.
+    options = ["--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir", tmp_path, "--part", "validation"]
+    run("evaluating", *EVALUATE_CONFIG, *SMALL, *options, "--test_time_flip", "False")
+    row, metrics = read_csv(trained.output / "training_curve.csv")[best], read_json(tmp_path / "metrics.json")
     for name in ("accuracy", "macro_f1", *(f"auroc_{c}" for c in CLASSES)):
         assert float(row[name]) == pytest.approx(metrics[name], abs=1e-6), name
 

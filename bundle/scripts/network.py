@@ -25,6 +25,8 @@ class BasicUNetClassifier(BasicUNet):
         features: six widths as in ``BasicUNet``: five encoder levels, then the last decoder level.
         downscale_factor: r above; 1 switches the folding off.
         class_dropout: dropout in front of the classification layer, in [0, 1).
+        standardize: whether each picture is brought to mean 0 and standard deviation 1 first, so that the gain of the
+            machine and an offset leave no trace.
         kwargs: further arguments of ``BasicUNet`` (``act``, ``norm``, ``dropout``, ``upsample``).
     """
 
@@ -36,21 +38,24 @@ class BasicUNetClassifier(BasicUNet):
         features: Sequence[int] = (32, 32, 64, 128, 256, 32),
         downscale_factor: int = 1,
         class_dropout: float = 0.2,
+        standardize: bool = False,
         **kwargs,
     ) -> None:
         area = downscale_factor**2
         super().__init__(2, in_channels * area, out_channels * area, features, **kwargs)
         self.downscale_factor = downscale_factor
+        self.standardize = standardize
         self.classifier = nn.Sequential(nn.Dropout(class_dropout), nn.Linear(2 * features[4], num_classes))
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outline the lesion and score the classes.
+    def feature_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All levels of the encoder (``x0`` to ``x4``, deepest last) and of the decoder (``u4`` to ``u1``).
 
         Args:
             x: float pictures in [0, 1], shape (B, in_channels, M, N); M and N of at least 32 * downscale_factor.
 
         Returns:
-            ``pred``: segmentation logits (B, out_channels, M, N); ``class_logits``: (B, num_classes).
+            maps of shape (B, width of the level, M / (r * 2**k), N / (r * 2**k)), sides rounded, for ``xk`` and the
+            ``u`` of the same side.
 
         Raises:
             ValueError: the picture is so small that a single position would remain at the deepest level.
@@ -59,21 +64,33 @@ class BasicUNetClassifier(BasicUNet):
         r = self.downscale_factor
         if min(height, width) < 32 * r:
             raise ValueError(f"{height} x {width} pixels is too small; use an image_size of {32 * r} or more")
+        if self.standardize:
+            x = F.instance_norm(x)
         if r > 1:
             x = F.pad(x, [0, -width % r, 0, -height % r], "replicate")
             x = F.pixel_unshuffle(x, r)
-
         x0 = self.conv_0(x)
         x1 = self.down_1(x0)
         x2 = self.down_2(x1)
         x3 = self.down_3(x2)
         x4 = self.down_4(x3)
-        class_logits = self.classifier(torch.cat([x4.mean((2, 3)), x4.amax((2, 3))], dim=1))
-
         u4 = self.upcat_4(x4, x3)
         u3 = self.upcat_3(u4, x2)
         u2 = self.upcat_2(u3, x1)
-        pred = self.final_conv(self.upcat_1(u2, x0))
-        if r > 1:
-            pred = F.pixel_shuffle(pred, r)[..., :height, :width]
+        u1 = self.upcat_1(u2, x0)
+        return {"x0": x0, "x1": x1, "x2": x2, "x3": x3, "x4": x4, "u4": u4, "u3": u3, "u2": u2, "u1": u1}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Outline the lesion and score the classes of pictures as ``feature_maps`` takes them.
+
+        Returns:
+            ``pred``: segmentation logits (B, out_channels, M, N); ``class_logits``: (B, num_classes).
+        """
+        height, width = x.shape[-2], x.shape[-1]
+        maps = self.feature_maps(x)
+        pred = self.final_conv(maps["u1"])
+        if self.downscale_factor > 1:
+            pred = F.pixel_shuffle(pred, self.downscale_factor)[..., :height, :width]
+        deepest = maps["x4"]
+        class_logits = self.classifier(torch.cat([deepest.mean((2, 3)), deepest.amax((2, 3))], dim=1))
         return {"pred": pred, "class_logits": class_logits}

@@ -34,6 +34,30 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
 
 
+def load_pretrained(network: nn.Module, path: str) -> None:
+    """Start from weights of an earlier training or of the warm-up; layers that they lack keep their initialisation.
+
+    Args:
+        network: the network to fill.
+        path: a ``state_dict`` as ``torch.load(..., weights_only=True)`` reads it; empty for none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a layer of the file has another shape or does not exist in the network.
+    """
+    if not path:
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    own = network.state_dict()
+    unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    if unlike:
+        raise ValueError(f"{path}: {unlike[0]} does not fit; give the features, norm and factor that it was made with")
+    network.load_state_dict(state, strict=False)
+    logger.info(f"{path}: {len(state)} of {len(own)} entries taken over")
+
+
 def _in_bundle_command() -> bool:
     return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
 
