@@ -50,6 +50,24 @@ def test_without_folding_the_mask_is_that_of_basic_unet():
     assert torch.equal(ours(picture)["pred"], unet(picture))
 
 
+def test_a_standardized_picture_leaves_no_trace_of_gain_and_offset():
+    picture = torch.rand(2, 1, 64, 64)
+    plain, standardized = network(norm="batch"), network(norm="batch", standardize=True)
+    for name in ("pred", "class_logits"):
+        found, expected = standardized(0.4 * picture + 0.2)[name], standardized(picture)[name]
+        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(plain(0.4 * picture + 0.2)["pred"], plain(picture)["pred"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_feature_maps_have_the_sides_of_their_levels(factor):
+    maps = network(downscale_factor=factor).feature_maps(torch.rand(1, 1, 64 * factor, 96 * factor))
+    for level in range(5):
+        assert maps[f"x{level}"].shape == (1, NARROW[level], 64 // 2**level, 96 // 2**level)
+    for level in range(1, 5):
+        assert maps[f"u{level}"].shape[2:] == maps[f"x{level - 1}"].shape[2:]
+
+
 def test_the_class_teaches_the_encoder_and_not_the_decoder():
     net = network()
     net(torch.rand(2, 1, 64, 64))["class_logits"].sum().backward()

