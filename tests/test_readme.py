@@ -1,5 +1,6 @@
 """READMEs, configs, metadata and the files of results/ agree, and every command shown there can be typed."""
 
+import csv
 import json
 import re
 import shlex
@@ -124,6 +125,16 @@ def test_the_three_splits_are_those_of_the_summaries():
         share = f"{found['shares_percent']['found'][name]:.1f} %"
         assert f"{found['counts']['found'][name]} {name} ({share})" in CARD
         assert f"{share} {name}" in README
+
+
+def test_the_share_of_burned_in_marks_is_that_of_the_list():
+    lines = (ROOT / "scripts" / "busi_groups.csv").read_text(encoding="utf-8").splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    marked = [row for row in rows if row["burned_in_marks"]]
+    shares = {n: sum(r["class"] == n for r in marked) / sum(r["class"] == n for r in rows) for n in CLASS_NAMES}
+    text = f"Of the {len(rows)} pictures, {len(marked)} carry burned-in marks such as calipers and text ("
+    text += ", ".join(f"{100 * shares[n]:.0f} % of the {n}" for n in ("benign", "malignant", "normal"))
+    assert f"{text} ones)" in CARD
 
 
 def test_the_results_table_is_that_of_the_short_training():
