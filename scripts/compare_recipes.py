@@ -69,10 +69,12 @@ def compare_recipes(recipes="", dataset_dir="", output_dir="", only=(), *extra, 
     split(dataset / "datalist.json", output)
     rows = []
     for name in ["base", *only] if only else overlays:
-        overlay = output / "overlays" / f"{name}.json"
-        write_json(overlay, {**content["base"], **overlays[name]})
+        overlay = {**content["base"], **overlays[name]}
+        warm_up_epochs = overlay.pop("warm_up_epochs", 0)
+        file = output / "overlays" / f"{name}.json"
+        write_json(file, overlay)
         for run in range(RUNS):
-            rows.append({"recipe": name, "run": run, **_train(name, run, overlay, dataset, output)})
+            rows.append({"recipe": name, "run": run, **_train(name, run, file, warm_up_epochs, dataset, output)})
             write_csv(output / "recipes.csv", rows, list(rows[0]))
     print(f"{len(rows)} runs: {output / 'recipes.csv'}")
 
@@ -88,18 +90,35 @@ def split(datalist, output):
         write_json(output / f"third_{run}.json", chosen)
 
 
-def _train(name, run, overlay, dataset, output):
+def _train(name, run, overlay, warm_up_epochs, dataset, output):
     folder = output / f"{name}_{run}"
-    command = ["-m", "monai.bundle", "run", "training", "--config_file", f"['bundle/configs/train.json','{overlay}']"]
-    command += ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", output / f"third_{run}.json"]
-    command += ["--output_dir", folder, "--ckpt_dir", folder, "--seed", run, "--resume", True]
-    command = list(map(str, command))
-    print(f"\n== {name}, run {run}\n$ python {shlex.join(command)}", flush=True)
-    if subprocess.call([sys.executable, *command], cwd=ROOT):
-        raise ValueError(f"{name}, run {run} failed; mend what its last line names and run the same command again")
+    paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", output / f"third_{run}.json"]
+    paths += ["--ckpt_dir", folder, "--seed", run, "--resume", True]
+    pretrained = []
+    if warm_up_epochs:
+        configs = f"['bundle/configs/train.json','{overlay}','bundle/configs/warm_up.json']"
+        _run(
+            f"{name}, run {run}, warm-up",
+            configs,
+            *paths,
+            "--output_dir",
+            folder / "warm_up",
+            "--epochs",
+            warm_up_epochs,
+        )
+        pretrained = ["--pretrained", folder / "warm_up.pt"]
+    configs = f"['bundle/configs/train.json','{overlay}']"
+    _run(f"{name}, run {run}", configs, *paths, "--output_dir", folder, *pretrained)
     with open(folder / "training_curve.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     return {"epochs": int(last["epoch"]), **{key: float(last[key]) for key in FIGURES}}
+
+
+def _run(title, configs, *options):
+    command = ["-m", "monai.bundle", "run", "training", "--config_file", configs, *map(str, options)]
+    print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
+    if subprocess.call([sys.executable, *command], cwd=ROOT):
+        raise ValueError(f"{title} failed; mend what its last line names and run the same command again")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,18 @@ import sys
 import pytest
 from conftest import ROOT
 
-OPTIONS = ["--image_size", "64", "--epochs", "2", "--features", "[4,4,8,8,16,4]", "--batch_size", "4"]
+OPTIONS = [
+    "--warm_up_epochs",
+    "1",
+    "--image_size",
+    "64",
+    "--epochs",
+    "2",
+    "--features",
+    "[4,4,8,8,16,4]",
+    "--batch_size",
+    "4",
+]
 
 
 def run(*options):
