@@ -77,8 +77,13 @@ def calibrate(evaluation="", ckpt_dir="", *extra, **unknown):
     temperature = calibration.fit_temperature(raw, classes)
     fitted = calibration.tempered(raw, temperature)
     malignant = names.index("malignant")
-    threshold = calibration.threshold_for_sensitivity(fitted[:, malignant], classes == malignant, SENSITIVITY)
-    positive = fitted[:, malignant] >= threshold
+    positive = classes == malignant
+    threshold, sensitivity, specificity = None, None, None
+    if positive.any():
+        threshold = calibration.threshold_for_sensitivity(fitted[:, malignant], positive, SENSITIVITY)
+        suspicious = fitted[:, malignant] >= threshold
+        sensitivity = float(suspicious[positive].mean())
+        specificity = float((~suspicious)[~positive].mean()) if not positive.all() else None
     content = {
         "notice": "research software, not a medical device",
         "weights_sha256": figures["weights_sha256"],
@@ -93,8 +98,8 @@ def calibrate(evaluation="", ckpt_dir="", *extra, **unknown):
                 "before": calibration.expected_calibration_error(raw, classes),
                 "after": calibration.expected_calibration_error(fitted, classes),
             },
-            "malignancy_sensitivity": float(positive[classes == malignant].mean()),
-            "malignancy_specificity": float((~positive)[classes != malignant].mean()),
+            "malignancy_sensitivity": sensitivity,
+            "malignancy_specificity": specificity,
         },
     }
     write_json(weights.with_name("calibration.json"), content)

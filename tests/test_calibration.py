@@ -132,6 +132,15 @@ def test_without_a_calibration_nothing_changes(tmp_path):
     assert (found["temperature"], found["malignancy_threshold"], found["unsure_below"]) == (1, None, None)
 
 
+def test_without_malignant_pictures_there_is_a_temperature_and_no_threshold(evaluated):
+    table = evaluated / "validation" / "pictures.csv"
+    table.write_text("".join(x for x in table.read_text().splitlines(True) if not x.startswith("malignant")))
+    done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
+    assert done.returncode == 0 and "no malignant picture, so no threshold" in done.stdout, done.stderr
+    content = json.loads((evaluated / "calibration.json").read_text())
+    assert content["malignancy_threshold"] is None and content["temperature"] > 1
+
+
 def test_the_testing_part_is_refused(evaluated):
     metrics = evaluated / "validation" / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"validation"', '"testing"'))
