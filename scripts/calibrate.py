@@ -103,9 +103,8 @@ def calibrate(evaluation="", ckpt_dir="", *extra, **unknown):
         },
     }
     write_json(weights.with_name("calibration.json"), content)
-    print(
-        f"temperature {temperature:.3f}, malignancy threshold {threshold:.3f}: {weights.with_name('calibration.json')}"
-    )
+    point = "no malignant picture, so no threshold" if threshold is None else f"malignancy threshold {threshold:.3f}"
+    print(f"temperature {temperature:.3f}, {point}: {weights.with_name('calibration.json')}")
     return content
 
 
