@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.data import PasteLesions, list_pictures, prepare_batch, sampling_weights, to_grey, to_mask
+from scripts.data import list_pictures, prepare_batch, sampling_weights, to_grey, to_mask
 
 RED = (200, 0, 0)
 LUMA = round(0.299 * 200)  # ITU-R BT.601
@@ -104,57 +104,3 @@ def test_a_batch_without_classes_gets_unknown_ones():
     assert image.shape == (2, 1, 4, 5) and torch.equal(targets["label"], batch["label"])
     assert targets["class"].tolist() == [-1, -1]
     assert prepare_batch({**batch, "class": torch.tensor([2, 0])}, "cpu")[1]["class"].tolist() == [2, 0]
-
-
-def paste_batch():
-    """Pictures of one grey each: a normal one, a benign one and a malignant one with a square lesion of its own."""
-    image, label = torch.zeros(3, 1, 64, 64), torch.zeros(3, 1, 64, 64)
-    for i, (grey, lesion, left, top) in enumerate(((0.2, 0, 0, 0), (0.4, 0.6, 10, 20), (0.5, 1.0, 30, 40))):
-        image[i] = grey
-        if lesion:
-            label[i, 0, left : left + 12, top : top + 12] = 1
-            image[i, 0, left : left + 12, top : top + 12] = lesion
-    return {"image": image, "label": label, "class": [0, 1, 2]}
-
-
-def test_a_pasted_lesion_keeps_its_depth_and_size_and_the_class_becomes_unknown():
-    torch.manual_seed(0)
-    batch = paste_batch()
-    lefts, greys = set(), set()
-    for _ in range(30):
-        image, targets = PasteLesions(normal_prob=1, lesion_prob=0)(paste_batch(), "cpu")
-        assert targets["class"].tolist() == [-1, 1, 2]
-        assert torch.equal(image[1:], batch["image"][1:]) and torch.equal(targets["label"][1:], batch["label"][1:])
-        mask = targets["label"][0, 0] > 0
-        rows, columns = torch.nonzero(mask.any(0)).flatten(), torch.nonzero(mask.any(1)).flatten()
-        assert len(columns) == len(rows) == 12 and int(mask.sum()) == 144
-        inside = image[0, 0][mask]
-        grey = round(inside.max().item(), 3)
-        assert inside.min() > 0.35 and int(rows[0]) == {0.6: 20, 1.0: 40}[grey]
-        assert image[0, 0, (int(columns[0]) + 32) % 64, 5] == pytest.approx(0.2)  # far away nothing changes
-        lefts.add(int(columns[0]))
-        greys.add(grey)
-    assert len(lefts) > 5 and greys == {0.6, 1.0}
-
-
-def test_a_lesion_pasted_over_a_lesion_replaces_it_there_alone():
-    torch.manual_seed(1)
-    batch = paste_batch()
-    for _ in range(20):
-        image, targets = PasteLesions(normal_prob=0, lesion_prob=1)(paste_batch(), "cpu")
-        assert targets["class"].tolist() == [0, -1, -1] and torch.equal(image[0], batch["image"][0])
-        mask = targets["label"][1, 0] > 0
-        assert 144 <= int(mask.sum()) <= 288
-        assert image[1, 0][mask].min() > 0.45  # each marked pixel is lesion: 0.6, 1.0 or a mixture with a rim
-
-
-@pytest.mark.parametrize("change", ["no lesion", "no chance", "large lesions"])
-def test_nothing_is_pasted_where_nothing_can_be(change):
-    batch = paste_batch()
-    if change != "no chance":
-        batch["label"][1:] = 1.0 if change == "large lesions" else 0.0
-    before = {key: value.clone() for key, value in batch.items() if key != "class"}
-    chance = 0.0 if change == "no chance" else 1.0
-    image, targets = PasteLesions(chance, chance)(batch, "cpu")
-    assert torch.equal(image, before["image"]) and torch.equal(targets["label"], before["label"])
-    assert targets["class"].tolist() == [0, 1, 2]

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from .loss import UNKNOWN_CLASS
 
@@ -91,46 +90,3 @@ def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = 
     label = batch["label"].to(device, non_blocking=non_blocking, **kwargs)
     classes = torch.as_tensor(batch.get("class", [UNKNOWN_CLASS] * len(image)))
     return image, {"label": label, "class": classes.to(device, non_blocking=non_blocking)}
-
-
-class PasteLesions:
-    """``prepare_batch`` of the training that pastes lesions of the batch into other pictures of the batch.
-
-    The network then sees lesions before tissue that it knew as healthy. After Yang et al., "TumorCP" (MICCAI 2021), and
-    Ghiasi et al., "Simple Copy-Paste" (CVPR 2021). A lesion comes with a soft rim, at its own depth, shifted sideways.
-    The class of a pasted picture counts as unknown, so that it teaches the mask alone.
-
-    Args:
-        normal_prob: probability that a picture without lesion gets one.
-        lesion_prob: probability that a picture with a lesion gets another one.
-    """
-
-    LARGEST = 0.5  # share of the picture; larger lesions are not pasted
-    RIM = 1 / 32  # of the picture's side
-
-    def __init__(self, normal_prob: float = 0.4, lesion_prob: float = 0.2) -> None:
-        self.normal_prob = normal_prob
-        self.lesion_prob = lesion_prob
-
-    def __call__(self, batch: dict, device: torch.device | str, non_blocking: bool = False, **kwargs) -> tuple:
-        """As ``scripts.data.prepare_batch``; pictures (B, 1, W, H) as MONAI loads them."""
-        image, targets = prepare_batch(batch, device, non_blocking, **kwargs)
-        sources, labels = image.clone(), targets["label"].clone()
-        share = labels.flatten(1).mean(1)
-        lesions = torch.nonzero((share > 0) & (share <= self.LARGEST)).flatten().tolist()
-        for i in range(len(image)):
-            wanted = torch.rand(()) < (self.lesion_prob if share[i] > 0 else self.normal_prob)
-            others = [j for j in lesions if j != i]
-            if not wanted or not others:
-                continue
-            j = others[int(torch.randint(len(others), ()))]
-            columns = torch.nonzero(labels[j, 0].amax(1)).flatten()
-            shift = int(torch.randint(-int(columns[0]), labels.shape[2] - int(columns[-1]), ()))
-            lesion, label = (torch.roll(t[j], shift, 1) for t in (sources, labels))
-            width = 2 * int(labels.shape[2] * self.RIM) + 1
-            rim = F.max_pool2d(label, width, 1, width // 2)
-            rim = F.avg_pool2d(rim, width, 1, width // 2)
-            image[i] = image[i] * (1 - rim) + lesion * rim
-            targets["label"][i] = torch.maximum(targets["label"][i] * (rim < 0.5), label)
-            targets["class"][i] = UNKNOWN_CLASS
-        return image, targets
