@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import fire
+from command_line import asked_for_help
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -55,7 +56,6 @@ INFERENCE = {
     "same": PLAIN_NETWORK,
     "bundle": {},
 }
-OPTIONS = ("dataset_dir", "image_size", "pictures", "rounds", "amp", "output")
 
 
 def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto", output="", *extra, **unknown):
@@ -74,12 +74,8 @@ def benchmark(dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto",
         ValueError: an option is unknown or missing.
         FileNotFoundError: the folder holds no datalist.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(benchmark, extra, unknown):
         return
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
     datalist = Path(str(dataset_dir)) / "datalist.json"
     if dataset_dir in ("", True) or not datalist.is_file():
         raise FileNotFoundError(f"{datalist} does not exist; give --dataset_dir a folder of scripts/prepare_busi.py")

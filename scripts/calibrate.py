@@ -17,6 +17,7 @@ from pathlib import Path
 
 import fire
 import numpy as np
+from command_line import asked_for_help
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
@@ -42,12 +43,8 @@ def calibrate(evaluation="", ckpt_dir="", *extra, **unknown):
         ValueError: an option is unknown or missing, or the evaluation is of another part.
         FileNotFoundError: a file is missing.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(calibrate, extra, unknown):
         return None
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: --evaluation, --ckpt_dir")
     for name, value in (("evaluation", evaluation), ("ckpt_dir", ckpt_dir)):
         if value in ("", True):
             raise ValueError(f"--{name} needs a folder")

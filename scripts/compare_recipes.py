@@ -12,12 +12,11 @@ interruption, it goes on where it stopped. Research software, not a medical devi
 
 import csv
 import json
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import fire
+from command_line import asked_for_help, run_bundle
 from sklearn.model_selection import StratifiedGroupKFold
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,12 +43,8 @@ def compare_recipes(recipes="", dataset_dir="", output_dir="", only=(), *extra, 
         ValueError: an option is unknown or missing, or a training failed.
         FileNotFoundError: a file is missing.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(compare_recipes, extra, unknown):
         return
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: --recipes, --dataset_dir, --output_dir, --only")
     for name, value in (("recipes", recipes), ("dataset_dir", dataset_dir), ("output_dir", output_dir)):
         if value in ("", True):
             raise ValueError(f"--{name} needs a value")
@@ -96,29 +91,16 @@ def _train(name, run, overlay, warm_up_epochs, dataset, output):
     paths += ["--ckpt_dir", folder, "--seed", run, "--resume", True]
     pretrained = []
     if warm_up_epochs:
-        configs = f"['bundle/configs/train.json','{overlay}','bundle/configs/warm_up.json']"
-        _run(
-            f"{name}, run {run}, warm-up",
-            configs,
-            *paths,
-            "--output_dir",
-            folder / "warm_up",
-            "--epochs",
-            warm_up_epochs,
-        )
+        warm = f"['bundle/configs/train.json','{overlay}','bundle/configs/warm_up.json']"
+        options = ["--output_dir", folder / "warm_up", "--epochs", warm_up_epochs]
+        run_bundle(f"{name}, run {run}, warm-up", "training", "--config_file", warm, *paths, *options)
         pretrained = ["--pretrained", folder / "warm_up.pt"]
     configs = f"['bundle/configs/train.json','{overlay}']"
-    _run(f"{name}, run {run}", configs, *paths, "--output_dir", folder, *pretrained)
+    options = ["--output_dir", folder, *pretrained]
+    run_bundle(f"{name}, run {run}", "training", "--config_file", configs, *paths, *options)
     with open(folder / "training_curve.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     return {"epochs": int(last["epoch"]), **{key: float(last[key]) for key in FIGURES}}
-
-
-def _run(title, configs, *options):
-    command = ["-m", "monai.bundle", "run", "training", "--config_file", configs, *map(str, options)]
-    print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
-    if subprocess.call([sys.executable, *command], cwd=ROOT):
-        raise ValueError(f"{title} failed; mend what its last line names and run the same command again")
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ as they are. Research software, not a medical device.
 
 import csv
 import json
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import fire
 from calibrate import calibrate
+from command_line import run_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
@@ -73,9 +72,9 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **op
                 both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
                 warm = ["training", "--config_file", both, "--output_dir", folder / "warm_up", "--resume", "True"]
                 warm += [text for name, value in warmed.items() for text in (f"--{name}", value)]
-                _run(f"fold {number}, warm-up", *warm, *paths)
+                run_bundle(f"fold {number}, warm-up", *warm, *paths)
                 train += ["--pretrained", folder / "warm_up.pt"]
-            _run(f"fold {number}, training", *train, *common)
+            run_bundle(f"fold {number}, training", *train, *common)
             _evaluate(number, "validation", folder, common)
             calibrate(folder / "validation", folder)
             _evaluate(number, "testing", folder, common)
@@ -99,14 +98,7 @@ def _number(text):
 def _evaluate(number, part, folder, common):
     both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
     where = ["--output_dir", folder / part, "--part", part]
-    _run(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
-
-
-def _run(title, *arguments):
-    command = ["-m", "monai.bundle", "run", *map(str, arguments)]
-    print(f"\n== {title}\n$ python {shlex.join(command)}", flush=True)
-    if subprocess.call([sys.executable, *command], cwd=ROOT):
-        raise ValueError(f"{title} failed; mend what its last line names and run the same command again")
+    run_bundle(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import fire
+from command_line import asked_for_help
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = ("busi", "output", "epochs", "image_size")
 
 
 def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unknown):
@@ -33,12 +33,8 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
         ValueError: an option is unknown, or the output folder holds something else.
         SystemExit: a step failed; its own message stands above.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(demo, extra, unknown):
         return
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
     start = time.time()
     output = Path(str(output)).expanduser().resolve()
     source = Path(str(busi)).expanduser().resolve() if busi else output / "phantoms"

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import fire
+from command_line import asked_for_help
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,12 +40,8 @@ def list_external(dataset_dir="", output="", *extra, **unknown):
         ValueError: an option is unknown or missing, or no picture can be used.
         FileNotFoundError: there is no table.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(list_external, extra, unknown):
         return None
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: --dataset_dir, --output")
     for name, value in (("dataset_dir", dataset_dir), ("output", output)):
         if value in ("", True):
             raise ValueError(f"--{name} needs a value")

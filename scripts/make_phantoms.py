@@ -27,6 +27,7 @@ from pathlib import Path
 
 import fire
 import numpy as np
+from command_line import asked_for_help
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
@@ -34,7 +35,6 @@ SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # of the pictures,
 MIN_COUNT = 12  # the fewest that hold every oddity and two pictures of each class
 RANGE_DB = 60.0  # dynamic range: -60 dB is black, 0 dB white
 PULSE = (0.75, 1.25)  # Gaussian sigma of the pulse along and across the beam, in pixels
-OPTIONS = ("output", "count", "seed", "overwrite")
 SIGNATURE = "synthetic breast ultrasound phantom by make_phantoms.py"  # PNG text: tells our files from the user's
 
 SIZES = {("benign", 1): (301, 211), ("benign", 6): (157, 291)}  # width, height in pixels; others are drawn
@@ -66,12 +66,8 @@ def make_phantoms(output="", count=90, seed=0, overwrite=False, *extra, **unknow
         FileExistsError: `output` exists and may not be replaced, or another run is building it.
         OSError: the folder cannot be written.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(make_phantoms, extra, unknown):
         return None
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
     if str(output) in ("", "True", "None"):  # Fire gives "True" for an --output without a value
         raise ValueError("--output needs the name of the folder to make")
     if type(count) is not int or count < MIN_COUNT:

@@ -18,6 +18,7 @@ from pathlib import Path
 import fire
 import matplotlib
 import numpy as np
+from command_line import asked_for_help
 from scipy.stats import rankdata
 from tqdm import tqdm
 
@@ -55,12 +56,8 @@ def report(evaluations=None, datalists=(), output="", draws=DRAWS, *extra, **unk
         ValueError: an option is unknown or missing, or a picture stands in no datalist.
         FileNotFoundError: an evaluation has no tables.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(report, extra, unknown):
         return None
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: --evaluations, --datalists, --output, --draws")
     if not isinstance(evaluations, dict) or not isinstance(datalists, (list, tuple)) or output in ("", True):
         raise ValueError("give --evaluations \"{'testing': 'DIR'}\", --datalists \"['FILE']\" and --output DIR")
     facts = _facts(datalists)
@@ -154,6 +151,13 @@ def auroc(positive, scores):
     return (rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n))
 
 
+def confusion(p):
+    """Counts (3, 3); rows true, columns predicted."""
+    matrix = np.zeros((3, 3), int)
+    np.add.at(matrix, (p.classes, p.calibrated.argmax(1)), 1)
+    return matrix
+
+
 def _mean(values):
     return values.mean() if len(values) else np.nan
 
@@ -161,8 +165,7 @@ def _mean(values):
 def figures(p):
     """The single figures of some pictures, NaN where they cannot be had."""
     predicted = p.calibrated.argmax(1)
-    matrix = np.zeros((3, 3))
-    np.add.at(matrix, (p.classes, predicted), 1)
+    matrix = confusion(p)
     hits, true, called = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     present = true > 0
     aurocs = [auroc(p.classes == k, p.calibrated[:, k]) for k in range(3)]
@@ -232,8 +235,6 @@ def subgroups(p):
 def evidence(p, draws):
     """Everything `report.json` says of one evaluation."""
     predicted = p.calibrated.argmax(1)
-    matrix = np.zeros((3, 3), int)
-    np.add.at(matrix, (p.classes, predicted), 1)
     masks = {name: mask for name, mask in subgroups(p).items() if mask.any()}
     keys = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
     by_subgroup = {}
@@ -249,7 +250,7 @@ def evidence(p, draws):
         "largest_class_share": float(np.bincount(p.classes).max() / len(p.classes)),
         "figures": with_intervals(p, draws, "all pictures"),
         "folds": {str(f): {k: float(v) for k, v in figures(p.take(p.folds == f)).items()} for f in np.unique(p.folds)},
-        "confusion_matrix": matrix.tolist(),
+        "confusion_matrix": confusion(p).tolist(),
         "reliability": {"before": reliability(p.raw, p.classes), "after": reliability(p.calibrated, p.classes)},
         "subgroups": by_subgroup,
         "failures": {
@@ -318,8 +319,7 @@ def roc_curves(axes, p):
 
 def confusion_chart(axes, p):
     """Rows true, columns predicted."""
-    matrix = np.zeros((3, 3), int)
-    np.add.at(matrix, (p.classes, p.calibrated.argmax(1)), 1)
+    matrix = confusion(p)
     axes.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     for i in range(3):
         for j in range(3):

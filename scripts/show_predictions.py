@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import fire
 import numpy as np
+from command_line import asked_for_help
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,7 +29,6 @@ OTHER_COLOUR = (200, 200, 200)
 TRUE_COLOUR = (255, 255, 255)
 FOOTER = "research only, not a medical device"
 FOOTER_WIDTH = 240  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
-OPTIONS = ("predictions", "images", "output", "labels")
 
 
 def show_predictions(predictions="", images="", output="", labels="", *extra, **unknown):
@@ -47,12 +47,8 @@ def show_predictions(predictions="", images="", output="", labels="", *extra, **
         ValueError: an option is unknown or missing.
         FileNotFoundError: there is no table of predictions.
     """
-    if unknown.pop("help", None):
-        print(__doc__)
+    if asked_for_help(show_predictions, extra, unknown):
         return None
-    if extra or unknown:
-        names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        raise ValueError(f"unknown option {names}; valid options: {', '.join('--' + name for name in OPTIONS)}")
     for name, value in (("predictions", predictions), ("images", images), ("output", output)):
         if value in ("", True):
             raise ValueError(f"--{name} needs a folder")
