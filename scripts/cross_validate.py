@@ -1,11 +1,13 @@
 """Train and test the bundle on every fold of a prepared folder, through the bundle's own commands.
 
     python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
-    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation [--epochs 60 ...]
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
+        [--warm_up_epochs 20] [--only "[0,1]"] [--epochs 40 ...]
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
-again after an interruption, it goes on where it stopped. Other options go to the training and the evaluation
+again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
+finds all of them finished joins them. Other options go to the training and the evaluation
 as they are. Research software, not a medical device.
 """
 
@@ -28,13 +30,14 @@ from scripts.training import check_overrides  # noqa: E402
 CONFIGS = "bundle/configs"
 
 
-def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **options):
+def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only=(), **options):
     """Train, validate, calibrate and test fold by fold, then join the tables.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
         output_dir: folder of all results.
         warm_up_epochs: epochs of the warm-up on each fold's training pictures; 0 for none.
+        only: numbers of the folds to train in this process; all by default.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
     Raises:
@@ -49,6 +52,9 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **op
     datalists = sorted(dataset.glob("datalist_fold_*.json"))
     if not datalists:
         raise ValueError(f"{dataset}: no datalist_fold_0.json; prepare the folder with --folds 5")
+    only = [only] if isinstance(only, int) else list(only) or list(range(len(datalists)))
+    if any(number not in range(len(datalists)) for number in only):
+        raise ValueError(f"--only {only}: {dataset} has folds 0 to {len(datalists) - 1}")
     options_file = output / "options.json"
     options = {name: str(value) for name, value in options.items()}
     warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
@@ -61,10 +67,11 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **op
     write_json(options_file, options)
 
     names = json.loads((ROOT / CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
-    rows, folds = [], []
-    for number, datalist in enumerate(datalists):
-        folder = output / f"fold_{number}"
-        paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
+    folders = [output / f"fold_{number}" for number in range(len(datalists))]
+    for number in only:
+        folder = folders[number]
+        paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalists[number]]
+        paths += ["--ckpt_dir", folder]
         common = [*paths, *given]
         if not (folder / "testing" / "metrics.json").is_file():
             train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
@@ -78,6 +85,12 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, **op
             _evaluate(number, "validation", folder, common)
             calibrate(folder / "validation", folder)
             _evaluate(number, "testing", folder, common)
+    missing = [folder.name for folder in folders if not (folder / "testing" / "metrics.json").is_file()]
+    if missing:
+        print(f"finished but for {', '.join(missing)}; the tables are joined when those are done")
+        return
+    rows, folds = [], []
+    for number, folder in enumerate(folders):
         with open(folder / "testing" / "pictures.csv", newline="", encoding="utf-8") as file:
             found = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         rows += [{"fold": number, **row} for row in found]

@@ -44,8 +44,12 @@ def folds(tmp_path_factory):
 @pytest.mark.slow
 def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_path):
     output = tmp_path / "cross validation"
+    done = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "finished but for fold_0" in done.stdout and not (output / "pictures.csv").exists()
     done = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "fold 0, training" in done.stdout and "fold 1, training" not in done.stdout
     lists = json.loads((folds / "datalist.json").read_text())
     expected = {(str(k), item["image"].split("/")[1]) for k in (0, 1) for item in lists[f"fold_{k}"]}
     with open(output / "pictures.csv", newline="") as file:
@@ -68,6 +72,24 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
     assert (output / "pictures.csv").read_bytes() == before
 
+    # The bundle's own setting gets the figures that the bundle's own evaluation gave
+    table = tmp_path / "postprocessing.csv"
+    options = ["--dataset_dir", folds, "--cross_validation", output, "--output", table, *OPTIONS[2:4], *OPTIONS[6:8]]
+    command = [sys.executable, "scripts/choose_postprocessing.py", *map(str, options)]
+    chosen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert chosen.returncode == 0, chosen.stderr[-2000:]
+    with open(table, newline="") as file:
+        settings = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert len(settings) == 5 * 5 * 8
+    assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
+    plain = next(r for r in settings if (r["mask_threshold"], r["smallest_share"], r["normal_gate"]) == (0.5, 0.0, 1.0))
+    alone = [json.loads((output / f"fold_{k}" / "validation" / "metrics.json").read_text()) for k in (0, 1)]
+    assert plain["pictures"] == sum(a["pictures"] for a in alone)
+    mean = sum(a["pictures"] * a["dice_all_pictures"] for a in alone) / plain["pictures"]
+    assert plain["dice_all_pictures"] == pytest.approx(mean, abs=1e-4)
+
+    absent = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "[0,2]")
+    assert "--only [0, 2]: " in absent.stderr and "has folds 0 to 1" in absent.stderr
     misspelt = run("--dataset_dir", folds, "--output_dir", tmp_path / "new", "--epoch", "3")
     assert "unknown option --epoch; the config has" in misspelt.stderr and not (tmp_path / "new").exists()
     other = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--seed", "1")

@@ -1,0 +1,118 @@
+"""Choose threshold, smallest part and gate of the mask on the validation parts of a cross-validation.
+
+    python scripts/choose_postprocessing.py --dataset_dir runs/folds --cross_validation runs/cross_validation
+        --output results/search/postprocessing.csv [--image_size 160 ...]
+
+Every network of scripts/cross_validate.py predicts its own validation part once; every combination of the bundle's
+options `mask_threshold`, `smallest_share` and `normal_gate` is then tried on those masks. Out: a row for each
+combination, the best first, by Dice over all pictures, in which an empty mask on a normal picture counts 1 and any
+other mask there 0. Other options go to the bundle. Research software, not a medical device.
+"""
+
+import sys
+from itertools import product
+from pathlib import Path
+
+import fire
+import numpy as np
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_csv  # noqa: E402
+from scripts.metrics import MISSED_BELOW  # noqa: E402
+from scripts.prediction import LesionMaskd  # noqa: E402
+
+CONFIGS = [str(ROOT / "bundle/configs" / name) for name in ("train.json", "evaluate.json")]
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SMALLEST_SHARES = (0.0, 0.001, 0.002, 0.005, 0.01)
+GATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+
+def choose_postprocessing(dataset_dir="", cross_validation="", output="", *extra, **options):
+    """Predict, try all combinations, write the table.
+
+    Args:
+        dataset_dir: folder made by scripts/prepare_busi.py with --folds.
+        cross_validation: folder of scripts/cross_validate.py.
+        output: CSV file to write.
+        options: options of the bundle, such as image_size.
+
+    Raises:
+        ValueError: a folder is missing.
+        FileNotFoundError: a fold has no weights.
+    """
+    if options.pop("help", None):
+        print(__doc__)
+        return
+    if extra or "" in (dataset_dir, cross_validation, output) or True in (dataset_dir, cross_validation, output):
+        raise ValueError("give --dataset_dir, --cross_validation, --output and options of the bundle, with values")
+    folders = sorted(Path(str(cross_validation)).resolve().glob("fold_*"))
+    if not folders:
+        raise ValueError(f"{cross_validation}: no fold_0; run scripts/cross_validate.py first")
+    for folder in folders:
+        if not (folder / "model.pt").is_file():
+            raise FileNotFoundError(f"{folder / 'model.pt'}: missing; let scripts/cross_validate.py finish")
+    scores = {}
+    for number, folder in enumerate(folders):
+        paths = {"dataset_dir": str(Path(str(dataset_dir)).resolve()), "ckpt_dir": str(folder)}
+        paths["datalist"] = f"{paths['dataset_dir']}/datalist_fold_{number}.json"
+        for picture in tqdm(_predict({**paths, **options}), desc=f"fold {number}, combinations"):
+            for setting, score in _try_all(picture):
+                scores.setdefault(setting, []).append(score)
+    rows = [_row(setting, found) for setting, found in scores.items()]
+    rows.sort(key=lambda row: -row["dice_all_pictures"])
+    write_csv(Path(str(output)), rows, list(rows[0]))
+    best = ", ".join(f"{name} {rows[0][name]}" for name in ("mask_threshold", "smallest_share", "normal_gate"))
+    print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
+
+
+def _predict(options):
+    """The evaluation's items, with probabilities of the mask's pixels in place of the mask."""
+    parser = ConfigParser()
+    parser.read_config(CONFIGS)
+    parser.update({"bundle_root": str(ROOT / "bundle"), "part": "validation", **options})
+    parser["validate#postprocessing#transforms"] = parser["validate#postprocessing#transforms"][:-1]
+    parser["validate#evaluator#key_val_metric"] = parser["validate#evaluator#additional_metrics"] = None
+    evaluator = parser.get_parsed_content("validate#evaluator")
+    items = []
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: items.extend(engine.state.output))
+    parser.get_parsed_content("checkpointloader")(evaluator)
+    evaluator.run()
+    return items
+
+
+def _try_all(picture):
+    """Every setting with the Dice of this picture and whether it has a lesion."""
+    truth = np.asarray(picture["label"][0].cpu()) > 0
+    normal = float(picture["class_probs"][0])
+    for threshold, smallest in product(THRESHOLDS, SMALLEST_SHARES):
+        mask = np.asarray(LesionMaskd(threshold, smallest)(picture)["pred"][0].cpu()) > 0
+        for gate in GATES:
+            erased = normal > gate
+            area = 0 if erased else mask.sum()
+            common = 0 if erased else (mask & truth).sum()
+            total = area + truth.sum()
+            yield (threshold, smallest, gate), (float(2 * common / total) if total else 1.0, bool(truth.any()))
+
+
+def _row(setting, scores):
+    dice, lesion = np.array([s[0] for s in scores]), np.array([s[1] for s in scores])
+    return {
+        **dict(zip(("mask_threshold", "smallest_share", "normal_gate"), setting)),
+        "pictures": len(dice),
+        "dice_all_pictures": round(dice.mean(), 4),
+        "lesion_dice": round(dice[lesion].mean(), 4),
+        "missed_rate": round((dice[lesion] < MISSED_BELOW).mean(), 4),
+        "false_mask_rate": round(1 - dice[~lesion].mean(), 4),
+    }
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(choose_postprocessing)
+    except (OSError, ValueError) as error:
+        sys.exit(f"choose_postprocessing: {error}")

@@ -1,0 +1,79 @@
+"""Pack the bundle as the MONAI Model Zoo names it, with a checksum beside it; the same files give the same bytes.
+
+    python scripts/package_bundle.py [--output dist]
+
+Out: `breast_ultrasound_segmentation_classification_v<version>.zip` and the same name with `.sha256`, which
+`sha256sum --check` reads. In it: licence, configs, documents, Python code, weights and their calibration; no caches,
+runs or data. Research software, not a medical device.
+"""
+
+import hashlib
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import fire
+from command_line import asked_for_help
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_whole  # noqa: E402
+
+NAME = "breast_ultrasound_segmentation_classification"
+CONTENT = (
+    "LICENSE",
+    "configs/*.json",
+    "configs/logging.conf",
+    "docs/*.md",
+    "docs/*.txt",
+    "models/model.pt",
+    "models/calibration.json",
+)
+CONTENT += ("scripts/*.py",)
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+
+
+def package_bundle(output="dist", *extra, **unknown):
+    """Write the zip and its checksum.
+
+    Args:
+        output: folder to write to.
+
+    Raises:
+        FileNotFoundError: the bundle lacks one of its files.
+    """
+    if asked_for_help(package_bundle, extra, unknown):
+        return
+    bundle = ROOT / "bundle"
+    files = []
+    for pattern in CONTENT:
+        found = sorted(bundle.glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"{bundle / pattern}: missing; the package needs it")
+        files += found
+    version = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))["version"]
+    target = Path(str(output)) / f"{NAME}_v{version}.zip"
+    write_whole(target, lambda path: _zip(path, bundle, files))
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    checksum = target.with_suffix(".zip.sha256")
+    write_whole(checksum, lambda path: Path(path).write_text(f"{digest}  {target.name}\n", encoding="utf-8"))
+    print(f"{len(files)} files, {target.stat().st_size / 1e6:.1f} MB: {target}")
+
+
+def _zip(path, bundle, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(files):
+            entry = zipfile.ZipInfo(f"{NAME}/{file.relative_to(bundle).as_posix()}", LONG_AGO)
+            entry.external_attr = 0o644 << 16
+            entry.create_system = 3  # Unix, wherever it is made
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes())
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(package_bundle)
+    except (OSError, ValueError) as error:
+        sys.exit(f"package_bundle: {error}")

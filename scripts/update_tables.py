@@ -1,0 +1,203 @@
+"""Write the tables of the READMEs from the files in results/, between the marks that name them.
+
+    python scripts/update_tables.py
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything between the two is replaced. A test runs
+the same code and fails where a text differs from its file. Research software, not a medical device.
+"""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import fire
+from command_line import asked_for_help
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_whole  # noqa: E402
+
+TEXTS = ("README.md", "bundle/docs/README.md")
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EVALUATIONS = {
+    "cross_validation": "cross-validation",
+    "testing": "test part",
+    "external": "BrEaST (external)",
+    "random": "`random` protocol",
+}
+GOALS = {
+    "lesion_dice": ("lesion Dice", "0.80 or more"),
+    "lesion_iou": ("lesion IoU", "0.71 or more"),
+    "dice_benign": ("Dice, benign", ""),
+    "dice_malignant": ("Dice, malignant", "0.76 or more"),
+    "missed_rate": ("lesions missed (Dice below 0.1)", "5 % or less"),
+    "false_mask_rate": ("normals with a false mask", "8 % or less"),
+    "dice_all_pictures": ("Dice, all pictures", ""),
+    "accuracy": ("accuracy", "0.89 or more"),
+    "macro_f1": ("macro F1", "0.88 or more"),
+    "auroc_malignant": ("AUROC, malignant against the rest", "0.97 or more"),
+    "auroc_macro": ("AUROC, macro", "0.97 or more"),
+    "auroc_benign_malignant": ("AUROC, benign against malignant", "external: 0.80 or more"),
+    "calibration_error_after": ("calibration error after calibration", "0.04 or less"),
+}
+
+
+def results(name):
+    """Content of a file of results/, rows where it is a table."""
+    with open(ROOT / "results" / name, newline="", encoding="utf-8") as file:
+        return json.load(file) if name.endswith(".json") else list(csv.DictReader(file))
+
+
+def number(name, value):
+    """A figure as texts show it; shares of pictures in percent."""
+    return "" if value is None else f"{100 * value:.0f} %" if name.endswith("_rate") else f"{value:.3f}"
+
+
+def interval(name, found):
+    """A figure with its 95 % interval; empty where it cannot be had."""
+    if found is None:
+        return ""
+    low, high = (number(name, found[key]).removesuffix(" %") for key in ("low", "high"))
+    return f"{number(name, found['value'])} ({low} to {high})"
+
+
+def table(head, rows):
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
+def evidence():
+    """Figures with intervals, one column for each evaluation."""
+    report = results("evidence/report.json")
+    rows = [["pictures / groups", "", *(f"{report[e]['pictures']} / {report[e]['groups']}" for e in EVALUATIONS)]]
+    for name, (title, goal) in GOALS.items():
+        rows.append([title, goal, *(interval(name, report[e]["figures"][name]) for e in EVALUATIONS)])
+    return table(["figure (95 % interval)", "goal", *EVALUATIONS.values()], rows)
+
+
+def folds():
+    """The cross-validation fold by fold."""
+    found = results("evidence/report.json")["cross_validation"]["folds"]
+    names = ("lesion_dice", "lesion_iou", "dice_malignant", "missed_rate", "false_mask_rate", "accuracy", "macro_f1")
+    names += ("auroc_malignant", "auroc_macro", "calibration_error_after")
+    rows = [[fold.removeprefix("fold_"), *(number(n, f[n]) for n in names)] for fold, f in found.items()]
+    return table(["fold", *(GOALS[name][0] for name in names)], rows)
+
+
+def subgroups():
+    """The cross-validation by subgroup."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
+    found = results("evidence/report.json")["cross_validation"]["subgroups"]
+    rows = [[group, f["pictures"], *(interval(n, f[n]) for n in names)] for group, f in found.items()]
+    return table(["subgroup", "pictures", *(GOALS[name][0] for name in names)], rows)
+
+
+def calibration():
+    """Calibration and operating point by evaluation."""
+    report = results("evidence/report.json")
+    rows = [
+        ["calibration error before", "calibration_error_before"],
+        ["calibration error after", "calibration_error_after"],
+        ["Brier score before", "brier_before"],
+        ["Brier score after", "brier_after"],
+        ["sensitivity for malignancy at the operating point", "operating_point_sensitivity"],
+        ["specificity for malignancy at the operating point", "operating_point_specificity"],
+        ["accuracy of the surer 90 % of the pictures", "accuracy_at_90_coverage"],
+        ["accuracy of the surer 80 % of the pictures", "accuracy_at_80_coverage"],
+    ]
+    cells = [[title, *(interval(name, report[e]["figures"].get(name)) for e in EVALUATIONS)] for title, name in rows]
+    return table(["figure (95 % interval)", *EVALUATIONS.values()], cells)
+
+
+def stress():
+    """The test part under alterations."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
+    found = results("evidence/report.json")["stress"]
+    order = sorted(found, key=lambda c: (c != "unaltered", not c[-1].isdigit(), c.rstrip("0123456789."), _strength(c)))
+    rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in names)] for c in order]
+    return table(["condition", *(GOALS[name][0] for name in names)], rows)
+
+
+def _strength(condition):
+    last = condition.rsplit("_", 1)[-1]
+    return float(last) if last.replace(".", "").isdigit() else 0.0
+
+
+def recipes():
+    """What the search tried, each the mean of its runs."""
+    found = {}
+    for row in results("search/recipes.csv"):
+        found.setdefault(row["recipe"], []).append(row)
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_macro", "auroc_malignant")
+    rows = []
+    for recipe, runs in found.items():
+        means = {n: sum(float(run[n]) for run in runs) / len(runs) for n in names}
+        rows.append([f"`{recipe}`", len(runs), *(number(n, means[n]) for n in names)])
+    return table(["recipe", "runs", *(GOALS[name][0] for name in names)], rows)
+
+
+def postprocessing():
+    """The chosen postprocessing beside none, on the validation parts of the folds."""
+    found = results("search/postprocessing.csv")
+    settings = {k: str(float(v)) for k, v in configured().items()}
+    plain = {"mask_threshold": "0.5", "smallest_share": "0.0", "normal_gate": "1.0"}
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "dice_all_pictures")
+    rows = []
+    alone = [{**plain, key: value} for key, value in settings.items() if value != plain[key]]
+    for title, wanted in (("none", plain), *((_changed(a, plain), a) for a in alone), ("all, the default", settings)):
+        row = next(r for r in found if all(float(r[key]) == float(value) for key, value in wanted.items()))
+        rows.append([title, *(number(n, float(row[n])) for n in names)])
+    return table(["postprocessing", *(GOALS[name][0] for name in names)], rows)
+
+
+def configured():
+    """The postprocessing of the bundle's configs."""
+    config = json.loads((ROOT / "bundle/configs/inference.json").read_text(encoding="utf-8"))
+    return {key: config[key] for key in ("mask_threshold", "smallest_share", "normal_gate")}
+
+
+def _changed(setting, plain):
+    return ", ".join(f"`{key}` {value}" for key, value in setting.items() if value != plain[key])
+
+
+TABLES = {f.__name__: f for f in (evidence, folds, subgroups, calibration, stress, recipes, postprocessing)}
+
+
+def with_tables(text):
+    """The text with every marked table written anew.
+
+    Raises:
+        ValueError: a mark names no table.
+    """
+
+    def replace(match):
+        if match[2] not in TABLES:
+            raise ValueError(f"no table {match[2]}; there are {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[match[2]]()}{match[3]}"
+
+    return MARKED.sub(replace, text)
+
+
+def update_tables(*extra, **unknown):
+    """Write the tables of both READMEs.
+
+    Raises:
+        FileNotFoundError: a file of results/ is missing.
+    """
+    if asked_for_help(update_tables, extra, unknown):
+        return
+    for name in TEXTS:
+        text = with_tables((ROOT / name).read_text(encoding="utf-8"))
+        write_whole(ROOT / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
+        print(f"{name}: {len(MARKED.findall(text))} tables")
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(update_tables)
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"update_tables: {error}")
