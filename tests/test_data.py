@@ -5,9 +5,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Resized
 from PIL import Image
 
-from scripts.data import list_pictures, prepare_batch, sampling_weights, to_grey, to_mask
+from scripts.data import AntiAliasd, list_pictures, prepare_batch, sampling_weights, to_grey, to_mask
 
 RED = (200, 0, 0)
 LUMA = round(0.299 * 200)  # ITU-R BT.601
@@ -104,3 +106,16 @@ def test_a_batch_without_classes_gets_unknown_ones():
     assert image.shape == (2, 1, 4, 5) and torch.equal(targets["label"], batch["label"])
     assert targets["class"].tolist() == [-1, -1]
     assert prepare_batch({**batch, "class": torch.tensor([2, 0])}, "cpu")[1]["class"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("size", [(400, 90), (90, 400), (300, 500), (64, 64), (40, 50)])
+@pytest.mark.parametrize("kind", [torch.Tensor, MetaTensor])
+def test_anti_aliasing_is_that_of_monai(size, kind):
+    picture = kind(torch.rand(2, *size) * 255)
+    item = {"image": picture.clone(), "name": "kept"}
+    expected = Resized("image", (64, 64), mode="bilinear", anti_aliasing=True)(dict(item))["image"]
+    smooth = AntiAliasd("image", (64, 64))(item)
+    found = Resized("image", (64, 64), mode="bilinear")(smooth)["image"]
+    assert torch.allclose(found.as_tensor(), expected.as_tensor(), atol=1e-2)
+    assert torch.equal(item["image"], picture) and smooth["name"] == "kept" and type(smooth["image"]) is kind
+    assert torch.equal(smooth["image"], picture) == (max(size) <= 64)

@@ -6,8 +6,10 @@ import re
 import shlex
 
 import pytest
+import update_tables
 from conftest import CLASS_NAMES, ROOT
 
+from scripts.calibration import sha256
 from scripts.training import check_overrides
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -85,7 +87,7 @@ def test_the_model_cards_table_names_every_option_and_its_default():
 
 def test_the_model_card_names_every_figure_of_an_evaluation():
     table = CARD.split("## Performance")[1].split("## ")[0]
-    for name in results("short_training/metrics.json"):
+    for name in results("evaluations/testing/metrics.json"):
         if name not in ("notice", "part", "pictures", "pictures_by_class"):
             assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
 
@@ -108,7 +110,7 @@ def test_classes_stand_in_one_order_everywhere():
 def test_everything_says_research_only():
     for text in (README, CARD, METADATA["description"], METADATA["intended_use"]):
         assert "not a medical device" in text
-    assert "not a medical device" in results("short_training/metrics.json")["notice"]
+    assert "not a medical device" in results("evaluations/testing/metrics.json")["notice"]
 
 
 def test_the_three_splits_are_those_of_the_summaries():
@@ -137,16 +139,32 @@ def test_the_share_of_burned_in_marks_is_that_of_the_list():
     assert f"{text} ones)" in CARD
 
 
-def test_the_results_table_is_that_of_the_short_training():
-    for part, folder in (("validation", "validation/"), ("testing", "")):
-        f = results(f"short_training/{folder}metrics.json")
-        assert f["part"] == part
-        dice = f["lesion_dice_by_class"]
-        cells = [f["pictures"], f"{f['lesion_dice']:.3f}", f"{dice['benign']:.3f} / {dice['malignant']:.3f}"]
-        cells += [f"{f['lesion_iou']:.3f}", f"{f['dice_all_pictures']:.3f}"]
-        cells += [f"{100 * f['missed_rate']:.0f} %", f"{100 * f['false_mask_rate']:.0f} %", f"{f['accuracy']:.3f}"]
-        cells += [f"{f['macro_f1']:.3f}", f"{f['auroc_macro']:.3f}", f"{f['auroc_malignant']:.3f}"]
-        assert f"| {part} | {' | '.join(str(cell) for cell in cells)} |" in README
+def test_the_tables_are_those_of_the_results():
+    for name in update_tables.TEXTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert update_tables.with_tables(text) == text, f"{name}: run python scripts/update_tables.py"
+    assert {mark[1] for mark in update_tables.MARKED.findall(CARD)} == set(update_tables.TABLES)
+    assert "<!-- table evidence -->" in README
+    with pytest.raises(ValueError, match="no table speed; there are evidence"):
+        update_tables.with_tables("<!-- table speed -->\n<!-- end -->")
+
+
+def test_a_table_shows_shares_in_percent_and_leaves_out_what_cannot_be_had():
+    found = {"value": 0.051, "low": 0.02, "high": 0.09}
+    assert update_tables.interval("missed_rate", found) == "5 % (2 to 9)"
+    assert update_tables.interval("accuracy", found) == "0.051 (0.020 to 0.090)"
+    assert update_tables.interval("accuracy", None) == ""
+
+
+def test_the_evidence_is_that_of_the_weights_that_ship():
+    found = results("evidence/report.json")
+    weights = sha256(ROOT / "bundle/models/model.pt")
+    calibration = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
+    for name in ("testing", "external"):
+        (source,) = found[name]["source"]
+        assert source["weights_sha256"] == calibration["weights_sha256"] == weights
+        assert source["part"] == "testing" and source["temperature"] == calibration["temperature"]
+    assert weights in CARD
 
 
 def test_the_speeds_are_those_of_the_benchmark():
