@@ -1,16 +1,20 @@
 """Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
 
     python scripts/benchmark.py --dataset_dir PREPARED [--image_size 160] [--rounds 5] [--amp auto] [--output FILE]
+    python scripts/benchmark.py --dataset_dir PREPARED --exports dist/exports [--pictures 100] [--output FILE]
 
-Three settings, each in a process of its own, take turns, so that a busy machine slows all alike:
+The settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
     plain   fp32, the C library's default allocator, Dataset and DataLoader, BasicUNet's default width; inference one
-            picture at a time through SimpleInferer
+            picture at a time through SimpleInferer, with the anti-aliasing of MONAI's Resized
     same    the plain network under the bundle's settings (cache, allocator, mixed precision where the processor has it)
     bundle  the bundle as train.json and inference.json have it
+    onnx    inference_onnx.json with the float32 file of scripts/export.py, and
+    int8    with its INT8 file; both only with --exports, which measures inference alone, and each process's peak memory
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
-validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table.
+validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table;
+latency is that of a folder of one picture in the same, warm process.
 Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on
 the same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
@@ -20,6 +24,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import shutil
 import statistics
 import sys
@@ -52,13 +57,26 @@ TRAINING = {
     "bundle": {},
 }
 INFERENCE = {
-    "plain": {**PLAIN_NETWORK, "batch_size": 1, "inferer": {"_target_": "SimpleInferer"}},
+    "plain": {
+        **PLAIN_NETWORK,
+        "batch_size": 1,
+        "inferer": {"_target_": "SimpleInferer"},
+        "dataloader#_target_": "DataLoader",
+        "preprocessing#transforms#2": {"_target_": "Identityd", "keys": "image"},
+        "preprocessing#transforms#3#anti_aliasing": True,
+    },
     "same": PLAIN_NETWORK,
     "bundle": {},
+    "onnx": {"onnx_file": "model.onnx"},
+    "int8": {"onnx_file": "model_int8.onnx"},
 }
+MEASURES = ("epoch_s", "step_s", "inference_s", "latency_s")
+TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "latency")))
 
 
-def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto", output="", *extra, **unknown):
+def benchmark(
+    dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto", exports="", output="", *extra, **unknown
+):
     """Measure and print; write the figures to `output` as JSON where it is given.
 
     Args:
@@ -68,6 +86,7 @@ def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto",
         rounds: how often every setting takes its turn; one more comes first to warm up.
         amp: mixed precision of the settings `same` and `bundle`: auto, True or False, as in the configs. False shows
             what remains on a processor without native bfloat16.
+        exports: folder of scripts/export.py; inference alone is measured then, ONNX Runtime beside PyTorch.
         output: file for the figures.
 
     Raises:
@@ -80,6 +99,10 @@ def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto",
     if dataset_dir in ("", True) or not datalist.is_file():
         raise FileNotFoundError(f"{datalist} does not exist; give --dataset_dir a folder of scripts/prepare_busi.py")
     dataset_dir = datalist.parent.resolve()
+    settings = ("plain", "bundle", "onnx", "int8") if exports else tuple(TRAINING)
+    for name in ("model.onnx", "model_int8.onnx") if exports else ():
+        if not (Path(str(exports)) / name).is_file():
+            raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
 
     with tempfile.TemporaryDirectory() as folder:
         parts = json.loads(datalist.read_text(encoding="utf-8"))
@@ -88,7 +111,10 @@ def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto",
         (Path(folder) / "images").mkdir()
         for number, item in enumerate(items):
             shutil.copy(dataset_dir / item["image"], Path(folder) / "images" / f"{number}.png")
-        results = _take_turns(folder, dataset_dir, image_size, rounds, amp)
+        (Path(folder) / "single").mkdir()
+        shutil.copy(dataset_dir / items[0]["image"], Path(folder) / "single" / "0.png")
+        exported = str(Path(str(exports)).resolve()) if exports else ""
+        results = _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exported)
 
     figures = {
         "image_size": image_size,
@@ -100,8 +126,8 @@ def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto",
         "amp": amp,
         "settings": {name: _condense(turns) for name, turns in results.items()},
         "faster_than_plain": {
-            name: {what: _ratio(results, name, what) for what in ("epoch_s", "step_s", "inference_s")}
-            for name in ("same", "bundle")
+            name: {what: _ratio(results, name, what) for what in MEASURES if what in results["plain"][0]}
+            for name in settings[1:]
         },
     }
     _report(figures)
@@ -111,13 +137,13 @@ def benchmark(dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto",
         os.replace(temporary, str(output))
 
 
-def _take_turns(folder, dataset_dir, image_size, rounds, amp):
+def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports):
     """Return for each setting the list of its rounds, each a dict of seconds and counts."""
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
     workers = {}
-    for name in TRAINING:
+    for name in settings:
         here, there = context.Pipe()
-        arguments = (there, name, folder, str(dataset_dir), image_size, False if name == "plain" else amp)
+        arguments = (there, name, folder, str(dataset_dir), image_size, False if name == "plain" else amp, exports)
         process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         there.close()  # so that a worker that is killed ends the wait for it
@@ -131,79 +157,113 @@ def _take_turns(folder, dataset_dir, image_size, rounds, amp):
                 raise RuntimeError(f"the setting '{name}' failed: {measured}")
             if turn:
                 results[name].append(measured)
-                print(f"round {turn}/{rounds} {name:7}", end="")
-                print(f"epoch {measured['epoch_s']:.1f} s, inference {measured['inference_s']:.1f} s", flush=True)
+                times = ", ".join(f"{TITLES[k]} {measured[k]:.2f} s" for k in MEASURES if k in measured)
+                print(f"round {turn}/{rounds} {name:7}{times}", flush=True)
     for process, pipe in workers.values():
         pipe.send("stop")
         process.join()
     return results
 
 
-def _work(pipe, name, folder, dataset_dir, image_size, amp):
+def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
     """Run one setting round by round in this process, as the other end of the pipe asks for."""
     sys.path.insert(0, str(ROOT / "bundle"))
     sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
     import torch
     from monai.bundle import ConfigWorkflow
-    from torch.utils.flop_counter import FlopCounterMode
 
-    from scripts.data import prepare_batch
     from scripts.inferer import fast_bfloat16
     from scripts.training import keep_freed_memory
 
     def workflow(kind, settings):
         common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{kind}"}
         common |= {"device": "cpu", "amp": amp}
-        config = ConfigWorkflow(str(CONFIGS / f"{kind}.json"), workflow_type=kind, **common, **settings)
+        files = [str(CONFIGS / f"{kind}.json")]
+        if "onnx_file" in settings:
+            files.append(str(CONFIGS / f"{kind}_onnx.json"))
+            settings = {**settings, "onnx_file": f"{exports}/{settings['onnx_file']}"}
+        config = ConfigWorkflow(files, workflow_type=kind, **common, **settings)
         config.parser["initialize"] = ["$monai.utils.set_determinism(seed=0)"]
         config.initialize()
         return config.parser
 
+    def predict(pictures):
+        """A whole run of inference over a folder, ready to be repeated."""
+        settings = {**INFERENCE[name], "dataset_dir": f"{folder}/{pictures}", "weights": f"{folder}/{name}.pt"}
+        parser = workflow("inference", settings)
+        evaluator = parser.get_parsed_content("evaluator")
+        parser.get_parsed_content("checkpointloader")(evaluator)
+
+        def call():
+            with contextlib.redirect_stderr(sys.stdout):
+                evaluator.run()
+
+        return lambda: _time(call)
+
     try:
         if name != "plain":
             keep_freed_memory()
-        data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json"}
-        without = {"train#handlers": [], "train#state_handlers": []}
-        train = workflow("train", {**TRAINING[name], **data, **without})
-        start = time.perf_counter()
-        with contextlib.redirect_stderr(sys.stdout):
-            train.get_parsed_content("train#dataset")
-        cache_s = time.perf_counter() - start
-        trainer = train.get_parsed_content("train#trainer")
-        network, loss, optimizer = (train.get_parsed_content(i) for i in ("network", "loss", "optimizer"))
-        inferer = train.get_parsed_content("train#inferer")
-        mixed = fast_bfloat16("cpu") if amp == "auto" else amp
-        precision = torch.bfloat16 if mixed else torch.float32
-        image, targets = prepare_batch(next(iter(train.get_parsed_content("train#dataloader"))), "cpu")
-
-        def step():
-            optimizer.zero_grad()
-            loss(inferer(image, network), targets).backward()
-            optimizer.step()
-
-        with FlopCounterMode(display=False) as counter:
-            step()
-        gflop = counter.get_total_flops() / 1e9 / len(image)
-        torch.save(network.state_dict(), f"{folder}/{name}.pt")
-        pictures = {"dataset_dir": f"{folder}/images", "weights": f"{folder}/{name}.pt", "load_pretrain": True}
-        inference = workflow("inference", {**INFERENCE[name], **pictures})
-        inference.get_parsed_content("checkpointloader")(inference.get_parsed_content("evaluator"))
-
+        facts = {"threads": torch.get_num_threads(), "native_bfloat16": fast_bfloat16("cpu")}
+        measures = {}
+        if exports:
+            if name in TRAINING:
+                network = workflow("train", TRAINING[name]).get_parsed_content("network_def")
+                torch.save(network.state_dict(), f"{folder}/{name}.pt")
+        else:
+            more, measures = _training(name, workflow, folder, dataset_dir, amp)
+            facts |= more
+        measures |= {"inference_s": predict("images"), "latency_s": predict("single")}
         while pipe.recv() == "go":
-            measured = {"threads": torch.get_num_threads(), "native_bfloat16": fast_bfloat16("cpu")}
-            measured |= {"cache_s": cache_s, "gflop_per_picture": gflop}
-            network.train()
-            trainer.state.max_epochs = trainer.state.epoch + 1
-            measured["epoch_s"] = _time(trainer.run)
-            measured["step_s"] = _time(step) / len(image)
-            with contextlib.redirect_stderr(sys.stdout):
-                measured["inference_s"] = _time(inference.get_parsed_content("evaluator").run)
-            matrix = torch.rand(2048, 2048, dtype=precision)
-            measured["matrix_gflop_per_s"] = 2 * 2.048**3 / _time(lambda: matrix @ matrix)
+            measured = {**facts, **{key: measure() for key, measure in measures.items()}}
+            if exports:
+                measured["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             pipe.send(measured)
     except Exception as error:  # whatever it is, the parent has to hear of it
         pipe.send(f"{type(error).__name__}: {error}")
         raise
+
+
+def _training(name, workflow, folder, dataset_dir, amp):
+    """Facts about the network, whose weights are saved, and what measures its training."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from scripts.data import prepare_batch
+    from scripts.inferer import fast_bfloat16
+
+    data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json"}
+    without = {"train#handlers": [], "train#state_handlers": []}
+    train = workflow("train", {**TRAINING[name], **data, **without})
+    start = time.perf_counter()
+    with contextlib.redirect_stderr(sys.stdout):
+        train.get_parsed_content("train#dataset")
+    cache_s = time.perf_counter() - start
+    trainer = train.get_parsed_content("train#trainer")
+    network, loss, optimizer = (train.get_parsed_content(i) for i in ("network", "loss", "optimizer"))
+    inferer = train.get_parsed_content("train#inferer")
+    mixed = fast_bfloat16("cpu") if amp == "auto" else amp
+    precision = torch.bfloat16 if mixed else torch.float32
+    image, targets = prepare_batch(next(iter(train.get_parsed_content("train#dataloader"))), "cpu")
+
+    def step():
+        optimizer.zero_grad()
+        loss(inferer(image, network), targets).backward()
+        optimizer.step()
+
+    def epoch():
+        network.train()
+        trainer.state.max_epochs = trainer.state.epoch + 1
+        return _time(trainer.run)
+
+    def matrix():
+        factor = torch.rand(2048, 2048, dtype=precision)
+        return 2 * 2.048**3 / _time(lambda: factor @ factor)
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    facts = {"cache_s": cache_s, "gflop_per_picture": counter.get_total_flops() / 1e9 / len(image)}
+    torch.save(network.state_dict(), f"{folder}/{name}.pt")
+    return facts, {"epoch_s": epoch, "step_s": lambda: _time(step) / len(image), "matrix_gflop_per_s": matrix}
 
 
 def _time(call):
@@ -213,11 +273,14 @@ def _time(call):
 
 
 def _condense(turns):
-    """Return the medians over the rounds, and the step's speed in GFLOP/s beside the matrix product's."""
-    median = {key: statistics.median(t[key] for t in turns) for key in turns[0] if key.endswith(("_s", "picture"))}
+    """Return the medians over the rounds; of a training also the step's speed in GFLOP/s beside the matrix product's."""
+    kinds = ("_s", "picture", "_mb")
+    median = {key: statistics.median(t[key] for t in turns) for key in turns[0] if key.endswith(kinds)}
+    rounded = {key: round(value, 4) for key, value in median.items()}
+    if "step_s" not in median:
+        return rounded
     speed = median["gflop_per_picture"] / median["step_s"]
     share = statistics.median(t["gflop_per_picture"] / t["step_s"] / t["matrix_gflop_per_s"] for t in turns)
-    rounded = {key: round(value, 4) for key, value in median.items()}
     return {**rounded, "step_gflop_per_s": round(speed, 1), "share_of_matrix_peak": round(share, 3)}
 
 
@@ -238,14 +301,20 @@ def _report(figures):
     print(f"\n{figures['processor']}, {figures['threads']} threads, {figures['image_size']} pixels, ", end="")
     print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; ", end="")
     print(f"medians of {figures['rounds']} rounds")
-    print("setting  training pictures/s  inference pictures/s  step GFLOP/s  share of matrix peak  one-off cache s")
     for name, s in figures["settings"].items():
-        print(f"{name:8} {count / s['epoch_s']:19.1f} {count / s['inference_s']:21.1f} ", end="")
-        print(f"{s['step_gflop_per_s']:13.1f} {s['share_of_matrix_peak']:21.0%} {s['cache_s']:16.1f}")
+        cells = [f"inference {count / s['inference_s']:.1f} pictures/s", f"latency {1000 * s['latency_s']:.0f} ms"]
+        if "epoch_s" in s:
+            cells += [f"training {count / s['epoch_s']:.1f} pictures/s after {s['cache_s']:.1f} s of caching"]
+            cells += [
+                f"step {s['step_gflop_per_s']:.1f} GFLOP/s, {s['share_of_matrix_peak']:.0%} of the matrix product"
+            ]
+        if "peak_memory_mb" in s:
+            cells.append(f"peak memory {s['peak_memory_mb']:.0f} MB")
+        print(f"{name:8}{', '.join(cells)}")
     for name, ratios in figures["faster_than_plain"].items():
-        for what, title in (("epoch_s", "training epoch"), ("step_s", "network step"), ("inference_s", "inference")):
-            low, high = ratios[what]["range"]
-            print(f"{name}: {title} {ratios[what]['median']} times as fast as plain ({low} to {high})")
+        for what, ratio in ratios.items():
+            low, high = ratio["range"]
+            print(f"{name}: {TITLES[what]} {ratio['median']} times as fast as plain ({low} to {high})")
 
 
 if __name__ == "__main__":

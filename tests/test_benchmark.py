@@ -4,8 +4,15 @@ import json
 import subprocess
 import sys
 
+import onnx
 import pytest
+import torch
 from conftest import ROOT
+from monai.bundle import ConfigParser
+
+NETWORK = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json")).get_parsed_content(
+    "network_def"
+)
 
 
 def run(*options):
@@ -32,6 +39,36 @@ def test_ratios_follow_from_the_times(tiny_prepared, tmp_path):
             assert ratio["median"] == pytest.approx(settings["plain"][what] / settings[name][what], rel=0.02)
             assert f"{ratio['median']} times as fast as plain" in done.stdout
     assert [f.name for f in tmp_path.iterdir()] == [output.name]
+
+
+@pytest.mark.slow
+def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    torch.save(NETWORK.state_dict(), models / "model.pt")
+    exports = tmp_path / "exports"
+    command = [sys.executable, "scripts/export.py", "--dataset_dir", str(prepared), "--ckpt_dir", str(models)]
+    done = subprocess.run([*command, "--output_dir", str(exports)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((exports / "exports.json").read_text())["files"]
+    assert found["model.ts"]["largest_probability_difference"] < 1e-6
+    assert found["model.onnx"]["largest_probability_difference"] < 1e-4
+    assert found["model.onnx"]["differing_mask_pixels"] < 1e-4
+    assert found["model_int8.onnx"]["bytes"] < 3e6 < found["model.onnx"]["bytes"] < 10e6
+    inputs = onnx.load(exports / "model.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 160, 160]  # a free batch size
+
+    output = tmp_path / "inference.json"
+    options = ["--exports", str(exports), "--output", str(output), "--pictures", "5", "--rounds", "1"]
+    done = run("--dataset_dir", str(prepared), *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(output.read_text())
+    assert set(figures["settings"]) == {"plain", "bundle", "onnx", "int8"}
+    for name in ("bundle", "onnx", "int8"):
+        assert set(figures["faster_than_plain"][name]) == {"inference_s", "latency_s"}
+        assert figures["settings"][name]["peak_memory_mb"] > 100
+    missing = run("--dataset_dir", str(prepared), "--exports", str(tmp_path))
+    assert "model.onnx: missing; write it with scripts/export.py" in missing.stderr and missing.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
