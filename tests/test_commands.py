@@ -556,6 +556,56 @@ def test_two_processes_evaluate_to_the_same_figures_as_one(data, trained, evalua
         assert (tmp_path / name).read_bytes() == (evaluated / "testing" / name).read_bytes()
 
 
+def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd, trained, tmp_path):
+    (tmp_path / "crash.py").write_text(
+        "import os\n"
+        "from scripts.network import BasicUNetClassifier\n"
+        "class Crash(BasicUNetClassifier):\n"
+        "    left = 3\n"
+        "    def forward(self, x):\n"
+        "        Crash.left -= 1\n"
+        "        if Crash.left < 0 and os.environ['RANK'] == '1':\n"
+        "            os._exit(3)\n"
+        "        return super().forward(x)\n"
+    )
+    (tmp_path / "crash.json").write_text(json.dumps({"network_def#_target_": "crash.Crash"}))
+    configs = ["configs/inference.json", "configs/multi_gpu_inference.json"]
+    paths = ["--dataset_dir", odd.folder, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "masks"]
+    options = [*SMALL, *paths, "--batch_size", "2"]
+    crashed = ["--config_file", str([*configs, str(tmp_path / "crash.json")])]
+    run(*crashed, *options, launcher=torchrun(), code=1, PYTHONPATH=f"{tmp_path}:{BUNDLE}")
+    assert not (tmp_path / "masks" / "predictions.csv").exists()
+    done = {f.name: f.stat().st_mtime_ns for f in (tmp_path / "masks").glob("*_seg.png")}
+    assert 6 <= len(done) < len(odd.good)
+    with open(next((tmp_path / "masks").glob(".predictions_*_1.csv")), "a") as file:
+        file.write("cut off in the mid")
+
+    log = run("--config_file", str(configs), *options, "--resume", "True", launcher=torchrun())
+    assert "pictures are done" in log
+    whole = {row["filename"]: row for row in read_csv(odd.masks / "predictions.csv")}
+    rows = read_csv(tmp_path / "masks" / "predictions.csv")
+    assert [row["filename"] for row in rows] == sorted(odd.good)
+    for row in rows:
+        assert row["lesion_area_px"] == whole[row["filename"]]["lesion_area_px"]
+    for file in odd.masks.glob("*.png"):
+        assert (tmp_path / "masks" / file.name).read_bytes() == file.read_bytes()
+    again = [name for name, time in done.items() if (tmp_path / "masks" / name).stat().st_mtime_ns != time]
+    assert len(again) <= 2  # a batch whose masks were written and whose rows were not
+    assert not list((tmp_path / "masks").glob(".*"))
+
+
+def test_a_finished_inference_and_one_with_other_settings_start_anew(odd, trained):
+    options = [*INFERENCE_CONFIG, *SMALL, "--ckpt_dir", trained.models, "--dataset_dir", odd.folder]
+    masks = odd.masks.with_name("resumed")
+    options += ["--output_dir", masks, "--resume", "True"]
+    assert "nothing to resume" in run(*options)
+    first = (masks / "predictions.csv").read_bytes()
+    assert first == (odd.masks / "predictions.csv").read_bytes()
+    (masks / ".predictions_0_0.csv").write_bytes(first)  # of a run with other settings
+    assert "nothing to resume" in run(*options)
+    assert sorted(f.name for f in masks.iterdir()) == sorted(f.name for f in odd.masks.iterdir())
+
+
 # MONAI Label: its stock app `monaibundle` (0.8.5) reads train.json or inference.json alone, as below
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import CLASS_NAMES
 
-from scripts.prediction import ClassResultd, LesionMaskd
+from scripts.files import append_csv
+from scripts.prediction import ClassResultd, LesionMaskd, PredictionTable
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0])
 
@@ -52,3 +53,18 @@ def test_small_parts_are_erased_and_corners_touch():
 @pytest.mark.parametrize("p_normal, gate, kept", [(0.6, 1.0, 4), (0.6, 0.5, 0), (0.4, 0.5, 4), (1.0, 1.0, 4)])
 def test_the_class_normal_empties_the_mask_above_the_gate(p_normal, gate, kept):
     assert int(mask_of(torch.ones(2, 2), p_normal, normal_gate=gate).sum()) == kept
+
+
+def test_an_interrupted_run_whose_pictures_are_all_done_only_joins_them(tmp_path):
+    table = PredictionTable(tmp_path, CLASS_NAMES, {"weights": "1"})
+    for rank, names in ((0, "ca"), (1, "ba")):  # a was predicted twice
+        rows = [{"filename": name, "p_normal": 0.25} for name in names]
+        append_csv(tmp_path / f".predictions_{table.tag}_{rank}.csv", rows, table.columns)
+    assert table.done() == set()  # a run that is not to be gone on with
+    assert PredictionTable(tmp_path, CLASS_NAMES, {"weights": "2"}, resume=True).done() == set()
+    resumed = PredictionTable(tmp_path, CLASS_NAMES, {"weights": "1"}, resume=True)
+    assert resumed.done() == {"a", "b", "c"}
+    resumed.write_without_pictures()
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["filename", "a", "b", "c"] and ",0.250000," in lines[1]
+    assert [f.name for f in tmp_path.iterdir()] == ["predictions.csv"]

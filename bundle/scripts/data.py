@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -72,10 +72,11 @@ class AntiAliasd(MapTransform):
         return item
 
 
-def list_pictures(folder: str, output_dir: str | None = None) -> list[dict[str, str]]:
+def list_pictures(folder: str, output_dir: str | None = None, done: Collection[str] = ()) -> list[dict[str, str]]:
     """Return ``[{"image": path}, ...]`` for every readable picture that lies directly in a folder, sorted by name.
 
-    Files that cannot be read are named, counted in the log and left out. Files of other types are ignored.
+    Files that cannot be read are named, counted in the log and left out. Files of other types are ignored, and so are
+    those whose names are ``done``.
 
     Raises:
         FileNotFoundError: where there is no such folder, or no readable picture in it.
@@ -93,7 +94,7 @@ def list_pictures(folder: str, output_dir: str | None = None) -> list[dict[str, 
         logger.error(f"{len(problems)} of {len(files)} pictures left out")
     if len(problems) == len(files):
         raise FileNotFoundError(f"{folder}: no readable picture ({', '.join(EXTENSIONS)}) directly in this folder")
-    return [{"image": str(f)} for f in files if f not in problems]
+    return [{"image": str(f)} for f in files if f not in problems and f.name not in done]
 
 
 def _problem(file: Path) -> str:

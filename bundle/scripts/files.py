@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from monai.data import PILWriter
@@ -37,12 +39,30 @@ def write_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> Non
 
     def write(temporary: str) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
+            csv.DictWriter(file, columns, lineterminator="\n").writeheader()
+            _write_rows(file, rows, columns)
 
     write_whole(path, write)
+
+
+def append_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> None:
+    """Add rows to a table of ``write_csv``, which is begun where it is missing; an interruption may cut the last one."""
+    if not Path(path).is_file():
+        write_csv(path, [], columns)
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        _write_rows(file, rows, columns)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table; a last one that was cut off is left out."""
+    text = Path(path).read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+
+
+def _write_rows(file: TextIO, rows: Iterable[dict], columns: list[str]) -> None:
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    for row in rows:
+        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def write_checkpoint(path: str | Path, content: dict) -> None:

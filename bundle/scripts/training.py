@@ -70,7 +70,7 @@ def name_cause_last() -> None:
 
     def report(kind, error, trace) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("\nstopped; a training goes on with --resume True", file=sys.stderr)
+            print("\nstopped; the same command with --resume True goes on", file=sys.stderr)
             return
         sys.__excepthook__(kind, error, trace)
         if error.__cause__ is None:
