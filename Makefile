@@ -1,9 +1,10 @@
-# Two commands on a fresh machine: `make demo` and `make test`. README.md has the plain commands that they stand for.
+# Commands on a fresh machine; README.md has the plain ones that they stand for.
 PYTHON ?= python3
 VENV ?= .venv
+DATA ?= runs/busi
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test package export clean
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv "$(VENV)"
@@ -15,6 +16,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	"$(RUN)" -m pytest
+
+package: $(VENV)/installed
+	"$(RUN)" scripts/package_bundle.py
+
+export: $(VENV)/installed
+	"$(RUN)" scripts/export.py --dataset_dir "$(DATA)"
 
 clean:
 	rm -rf "$(VENV)" runs/demo .pytest_cache

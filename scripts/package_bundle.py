@@ -4,7 +4,8 @@
 
 Out: `breast_ultrasound_segmentation_classification_v<version>.zip` and the same name with `.sha256`, which
 `sha256sum --check` reads. In it: licence, configs, documents, Python code, weights and their calibration; no caches,
-runs or data. Research software, not a medical device.
+runs or data. The model card stands at the top too, as README.md with the head that a Hugging Face page needs.
+Research software, not a medical device.
 """
 
 import hashlib
@@ -30,8 +31,20 @@ CONTENT = (
     "docs/*.txt",
     "models/model.pt",
     "models/calibration.json",
+    "scripts/*.py",
 )
-CONTENT += ("scripts/*.py",)
+HEAD = """---
+license: apache-2.0
+library_name: monai
+pipeline_tag: image-segmentation
+tags:
+- monai
+- medical
+- ultrasound
+- breast
+- image-classification
+---
+"""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
@@ -47,29 +60,29 @@ def package_bundle(output="dist", *extra, **unknown):
     if asked_for_help(package_bundle, extra, unknown):
         return
     bundle = ROOT / "bundle"
-    files = []
+    files = {"README.md": HEAD.encode() + (bundle / "docs/README.md").read_bytes()}
     for pattern in CONTENT:
         found = sorted(bundle.glob(pattern))
         if not found:
             raise FileNotFoundError(f"{bundle / pattern}: missing; the package needs it")
-        files += found
+        files |= {file.relative_to(bundle).as_posix(): file.read_bytes() for file in found}
     version = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))["version"]
     target = Path(str(output)) / f"{NAME}_v{version}.zip"
-    write_whole(target, lambda path: _zip(path, bundle, files))
+    write_whole(target, lambda path: _zip(path, files))
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     checksum = target.with_suffix(".zip.sha256")
     write_whole(checksum, lambda path: Path(path).write_text(f"{digest}  {target.name}\n", encoding="utf-8"))
     print(f"{len(files)} files, {target.stat().st_size / 1e6:.1f} MB: {target}")
 
 
-def _zip(path, bundle, files):
+def _zip(path, files):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(files):
-            entry = zipfile.ZipInfo(f"{NAME}/{file.relative_to(bundle).as_posix()}", LONG_AGO)
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{NAME}/{name}", LONG_AGO)
             entry.external_attr = 0o644 << 16
             entry.create_system = 3  # Unix, wherever it is made
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, file.read_bytes())
+            archive.writestr(entry, content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the tables of the READMEs from the files in results/, between the marks that name them.
+"""Write the tables of the READMEs, and the metadata's figures, from the files in results/.
 
     python scripts/update_tables.py
 
@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.files import write_whole  # noqa: E402
 
 TEXTS = ("README.md", "bundle/docs/README.md")
+METADATA = "bundle/configs/metadata.json"
+METRICS = ("lesion_dice", "lesion_iou", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant", "auroc_macro")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 EVALUATIONS = {
     "cross_validation": "cross-validation",
@@ -164,7 +166,66 @@ def _changed(setting, plain):
     return ", ".join(f"`{key}` {value}" for key, value in setting.items() if value != plain[key])
 
 
-TABLES = {f.__name__: f for f in (evidence, folds, subgroups, calibration, stress, recipes, postprocessing)}
+def failures():
+    """Worst masks and missed malignant pictures of the test part, by file name."""
+    found = results("evidence/report.json")["testing"]["failures"]
+    kinds = {"worst_masks": "mask among the ten worst", "malignant_missed": "malignant, missed"}
+    kinds |= {"false_masks": "mask on a normal picture"}
+    pictures = {}
+    for kind, title in kinds.items():
+        for picture in found[kind]:
+            pictures.setdefault(picture["filename"], (picture, []))[1].append(title)
+    rows = [
+        [name, "; ".join(titles), p["predicted_class"], f"{p['probability']:.2f}", f"{p['dice']:.2f}"]
+        for name, (p, titles) in pictures.items()
+    ]
+    return table(["picture", "what went wrong", "class predicted", "its probability", "Dice"], rows)
+
+
+def exports():
+    """Size of each exported file, its distance from PyTorch, and what it costs in figures on validation."""
+    found = results("exports/exports.json")
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "onnx", "int8")}
+    names = ("lesion_dice", "auroc_macro", "auroc_malignant")
+    size = [f"{found['weights_bytes'] / 1e6:.1f} MB", "", ""]
+    rows = [["`model.pt`", *size, *(number(n, figures["pytorch"][n]) for n in names)]]
+    for file, evaluation in (("model.ts", None), ("model.onnx", "onnx"), ("model_int8.onnx", "int8")):
+        f = found["files"][file]
+        cells = [f"{f['bytes'] / 1e6:.1f} MB", f"{f['largest_probability_difference']:.0e}"]
+        cells.append(f"{100 * f['differing_mask_pixels']:.3f} %")
+        measured = [number(n, figures[evaluation][n]) for n in names] if evaluation else [""] * len(names)
+        rows.append([f"`{file}`", *cells, *measured])
+    head = ["file", "size", "largest difference of a probability", "mask pixels that differ"]
+    return table([*head, *(GOALS[n][0] for n in names)], rows)
+
+
+def inference_speed():
+    """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
+    found = results("benchmark_inference.json")
+    titles = {"plain": "plain", "bundle": "this bundle", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
+    rows = []
+    for name, title in titles.items():
+        s, ratios = found["settings"][name], found["faster_than_plain"].get(name, {})
+        cells = ["1"] + [""] if name == "plain" else [_ratio(ratios[key]) for key in ("inference_s", "latency_s")]
+        rate, latency = found["pictures"] / s["inference_s"], 1000 * s["latency_s"]
+        rows.append([title, f"{rate:.1f}", f"{latency:.0f} ms", *cells, f"{s['peak_memory_mb']:.0f} MB"])
+    head = ["setting", "pictures a second", "one picture", "times as fast as plain", "the same for one picture"]
+    return table([*head, "peak memory"], rows)
+
+
+def _ratio(found):
+    return f"{found['median']:.1f} ({found['range'][0]:.1f} to {found['range'][1]:.1f})"
+
+
+FUNCTIONS = (evidence, folds, subgroups, calibration, stress, recipes, postprocessing, failures, exports)
+TABLES = {f.__name__: f for f in (*FUNCTIONS, inference_speed)}
+
+
+def with_metrics(text):
+    """The metadata's text with `eval_metrics` of the test part."""
+    figures = results("evidence/report.json")["testing"]["figures"]
+    lines = ",\n".join(f'        "{name}": {figures[name]["value"]:.3f}' for name in METRICS)
+    return re.sub(r'"eval_metrics": {[^}]*}', f'"eval_metrics": {{\n{lines}\n    }}', text)
 
 
 def with_tables(text):
@@ -183,7 +244,7 @@ def with_tables(text):
 
 
 def update_tables(*extra, **unknown):
-    """Write the tables of both READMEs.
+    """Write the tables of both READMEs and the figures of the metadata.
 
     Raises:
         FileNotFoundError: a file of results/ is missing.
@@ -194,6 +255,8 @@ def update_tables(*extra, **unknown):
         text = with_tables((ROOT / name).read_text(encoding="utf-8"))
         write_whole(ROOT / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
         print(f"{name}: {len(MARKED.findall(text))} tables")
+    text = with_metrics((ROOT / METADATA).read_text(encoding="utf-8"))
+    write_whole(ROOT / METADATA, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

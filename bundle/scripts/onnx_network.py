@@ -31,10 +31,15 @@ class OnnxNetwork(nn.Module):
             raise ModuleNotFoundError("ONNX Runtime is not installed; pip install onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.path = str(path)
+        self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         self.names = [output.name for output in self.session.get_outputs()]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits by name for float pictures (B, 1, image_size, image_size) in [0, 1]."""
         answers = self.session.run(self.names, {"image": np.ascontiguousarray(x.numpy())})
         return {name: torch.from_numpy(answer) for name, answer in zip(self.names, answers)}
+
+    def extra_repr(self) -> str:
+        """The file, so that networks of two files are told apart."""
+        return self.path
