@@ -273,7 +273,7 @@ def _time(call):
 
 
 def _condense(turns):
-    """Return the medians over the rounds; of a training also the step's speed in GFLOP/s beside the matrix product's."""
+    """Return the medians over the rounds; of a training also the step's GFLOP/s beside the matrix product's."""
     kinds = ("_s", "picture", "_mb")
     median = {key: statistics.median(t[key] for t in turns) for key in turns[0] if key.endswith(kinds)}
     rounded = {key: round(value, 4) for key, value in median.items()}

@@ -82,3 +82,21 @@ def test_wrong_options_end_with_one_line(options, message):
     done = run(*options)
     assert done.returncode != 0
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_folder_of_any_size_is_predicted_in_the_same_memory(prepared, tmp_path):
+    (tmp_path / "models").mkdir()
+    torch.save(NETWORK.state_dict(), tmp_path / "models" / "model.pt")
+    output = tmp_path / "folders.json"
+    options = ["--dataset_dir", prepared, "--ckpt_dir", tmp_path / "models", "--sizes", "[40,400]", "--output", output]
+    command = [sys.executable, "scripts/benchmark_folders.py", *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(output.read_text())
+    assert set(figures) == {"40", "400"}
+    for size, found in figures.items():
+        assert found["pictures_a_second"] == pytest.approx(int(size) / found["seconds"], rel=0.05)
+    assert figures["400"]["peak_memory_mb"] < 1.2 * figures["40"]["peak_memory_mb"]
+    missing = subprocess.run([*command[:2], "--dataset_dir", "nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert "no pictures; give --dataset_dir" in missing.stderr and missing.stderr.count("\n") == 1

@@ -768,6 +768,8 @@ def test_the_default_split_of_the_real_set_is_clean_and_keeps_684_pictures(real)
     parts = [load_decathlon_datalist(real() / "datalist.json", True, part) for part in command.PARTS]
     assert [len(part) for part in parts] == [479, 103, 102]
     assert summary["groups"] == 529 and summary["groups_in_several_parts"] == 0
+    # The very split that the shipped weights were trained on
+    assert read_json(real() / "datalist.json") == read_json(ROOT / "results/splits/clean_datalist.json")
     assert {Path(item["image"]) for part in parts for item in part} == set((real() / "images").iterdir())
 
 

@@ -46,7 +46,7 @@ def write_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> Non
 
 
 def append_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> None:
-    """Add rows to a table of ``write_csv``, which is begun where it is missing; an interruption may cut the last one."""
+    """Add rows to a table of ``write_csv``, begun where it is missing; an interruption may cut the last one."""
     if not Path(path).is_file():
         write_csv(path, [], columns)
     with open(path, "a", newline="", encoding="utf-8") as file:

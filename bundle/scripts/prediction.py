@@ -95,7 +95,7 @@ class PredictionTable:
     Args:
         output_dir: folder of the table.
         class_names: names in the order of the class indices.
-        source: what the answers depend on, such as the hash of the weights; a run with other values is not gone on with.
+        source: what the answers depend on, such as the hash of the weights; a run with another one is not gone on with.
         resume: whether to go on with an interrupted run.
     """
 

@@ -1,0 +1,87 @@
+"""Measure the bundle's inference command on folders of several sizes: pictures a second and peak memory.
+
+    python scripts/benchmark_folders.py --dataset_dir PREPARED [--sizes "[1000,10000]"] [--output FILE]
+
+Each folder holds links to the pictures of PREPARED, again and again under other names, until it has its size. The
+command runs as a user types it, from its start to the table on disk. Research software, not a medical device.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import fire
+from command_line import asked_for_help
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.files import write_json  # noqa: E402
+
+
+def benchmark_folders(dataset_dir="", sizes=(1000, 10000), ckpt_dir="bundle/models", output="", *extra, **unknown):
+    """Measure and print; write the figures to `output` as JSON where it is given.
+
+    Args:
+        dataset_dir: folder made by scripts/prepare_busi.py.
+        sizes: numbers of pictures.
+        ckpt_dir: folder of the weights.
+        output: file for the figures.
+
+    Returns:
+        dict: the figures by size.
+
+    Raises:
+        ValueError: an option is unknown or missing, or the command failed.
+        FileNotFoundError: there are no pictures.
+    """
+    if asked_for_help(benchmark_folders, extra, unknown):
+        return None
+    images = Path(str(dataset_dir)).resolve() / "images"
+    pictures = sorted(images.glob("*.png"))
+    if dataset_dir in ("", True) or not pictures:
+        raise FileNotFoundError(f"{images}: no pictures; give --dataset_dir a folder of scripts/prepare_busi.py")
+    figures = {}
+    for size in [sizes] if isinstance(sizes, int) else sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "pictures").mkdir()
+            for number in range(size):
+                (Path(folder) / "pictures" / f"{number}.png").symlink_to(pictures[number % len(pictures)])
+            seconds, memory = _measure(folder, Path(str(ckpt_dir)).resolve())
+            rows = (Path(folder) / "masks" / "predictions.csv").read_text(encoding="utf-8").count("\n") - 1
+            if rows != size:
+                raise ValueError(f"{rows} of {size} pictures in the table; see the command's log above")
+        figures[str(size)] = {
+            "seconds": round(seconds, 1),
+            "pictures_a_second": round(size / seconds, 1),
+            "peak_memory_mb": round(memory),
+        }
+        print(f"{size} pictures: {size / seconds:.1f} a second, peak memory {memory:.0f} MB", flush=True)
+    if output:
+        write_json(output, figures)
+    return figures
+
+
+def _measure(folder, ckpt_dir):
+    """Seconds and peak memory in MB of one run of the command."""
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.json"]
+    command += ["--bundle_root", "bundle", "--dataset_dir", f"{folder}/pictures", "--output_dir", f"{folder}/masks"]
+    command += ["--ckpt_dir", str(ckpt_dir)]
+    with open(f"{folder}/log", "w") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)  # of this process alone, which getrusage cannot tell apart
+        seconds = time.perf_counter() - start
+    if status:
+        raise ValueError(Path(f"{folder}/log").read_text(encoding="utf-8").strip().splitlines()[-1])
+    return seconds, usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    try:
+        fire.Fire(benchmark_folders, serialize=lambda _: None)
+    except (OSError, ValueError) as error:
+        sys.exit(f"benchmark_folders: {error}")
