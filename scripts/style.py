@@ -23,7 +23,7 @@ OTHER_COLOUR = "#C8C8C8"
 TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on pictures
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # of what is no class
 NOTICE = "research software, not a medical device"
-STYLE = {
+pyplot.rcParams |= {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -39,8 +39,7 @@ STYLE = {
 
 def chart(rows=1, columns=1, size=(5, 4.2), **options):
     """A figure and its axes in the style of the project, as `pyplot.subplots` gives them; size in inches."""
-    with pyplot.rc_context(STYLE):
-        return pyplot.subplots(rows, columns, figsize=size, dpi=110, **options)
+    return pyplot.subplots(rows, columns, figsize=size, dpi=110, **options)
 
 
 def save_chart(figure, path):
@@ -77,7 +76,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 a { color: #005a8f; }
 :focus-visible { outline: 3px solid #005a8f; outline-offset: 2px; }
 img { max-width: 100%; height: auto; display: block; }
-figure { margin: 0; }
+figure { margin: .6rem 0; }
 figcaption, .small { font-size: .85rem; color: #444; overflow-wrap: anywhere; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; list-style: none; padding: 0; }
 table { border-collapse: collapse; font-size: .9rem; }
