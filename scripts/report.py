@@ -282,11 +282,14 @@ def _save(chart, pictures, path):
 def reliability_diagram(axes, p):
     """Accuracy against confidence in 15 bins of equal mass (Guo et al. 2017)."""
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)
-    for title, probabilities, marker in (("before", p.raw, "o"), ("after", p.calibrated, "s")):
+    series = zip(("before", "after"), (p.raw, p.calibrated), "os", LINE_COLOURS[1:])
+    for title, probabilities, marker, colour in series:
         bins = reliability(probabilities, p.classes)
         error = expected_calibration_error(probabilities, p.classes)
         x, y = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
-        axes.plot(x, y, marker=marker, linestyle="", label=f"{title} calibration: error {error:.3f}", alpha=0.8)
+        axes.plot(
+            x, y, marker=marker, linestyle="", color=colour, label=f"{title} calibration: error {error:.3f}", alpha=0.8
+        )
     axes.set(xlabel="confidence (largest probability)", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(0, 1.02))
     axes.legend()
 

@@ -21,7 +21,7 @@ CLASSES = json.loads((ROOT / "bundle/configs/train.json").read_text(encoding="ut
 COLOURS = dict(zip(CLASSES, ("#009E73", "#0072B2", "#D55E00")))
 OTHER_COLOUR = "#C8C8C8"
 TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on pictures
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # of what is no class
+LINE_COLOURS = ("#333333", "#CC79A7", "#E69F00", "#56B4E9")  # of what is no class; from the same authors
 NOTICE = "research software, not a medical device"
 pyplot.rcParams |= {
     "axes.spines.top": False,
