@@ -137,21 +137,21 @@ def _caption(row):
 
 
 def _grad_cam(scores):
-    rows = (
-        ("largest value lies in the lesion (pointing game)", "pointing_game", "chance"),
-        ("share of the energy in the lesion", "energy_inside", "chance"),
-        ("for comparison: the picture's centre lies in the lesion", "centre", "chance"),
+    def line(text, *values):
+        cells = "".join(f'<td class="number">{value}</td>' for value in values)
+        return f'<tr><th scope="row">{text}</th>{cells}</tr>'
+
+    shown = {key: f"{scores[key]:.2f}" for key in ("pointing_game", "energy_inside", "centre", "chance")}
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("Measure", "Grad-CAM", "centre of the picture", "chance")
     )
-    cells = "".join(
-        f'<tr><th scope="row">{text}</th><td class="number">{scores[key]:.2f}</td>'
-        f'<td class="number">{scores[chance]:.2f}</td></tr>'
-        for text, key, chance in rows
-    )
-    head = '<th scope="col">Measure</th><th scope="col" class="number">Grad-CAM</th><th scope="col">chance</th>'
     return (
         f"<p>Grad-CAM of the predicted class at layer {escape(scores['layer'])}, against the true masks of "
         f"{scores['pictures']} pictures with a lesion. Chance is the lesion's mean share of the picture.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>"
+        + line("pointing game: largest value in the lesion", shown["pointing_game"], shown["centre"], shown["chance"])
+        + line("share of the energy in the lesion", shown["energy_inside"], "", shown["chance"])
+        + "</tbody></table>"
     )
 
 

@@ -1,6 +1,7 @@
 """The bundle's commands as a user types them: training, evaluation and inference, their files, figures and errors."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -156,7 +157,7 @@ def test_training_leaves_weights_a_checkpoint_and_curves_and_nothing_else(traine
     assert names == ["events", "training_curve"]
 
 
-def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained):
+def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained, data):
     curves = scalars(trained.output)
     steps = EPOCHS * 2  # six pictures in batches of four
     for name in ("loss", "segmentation_loss", "classification_loss"):
@@ -170,6 +171,14 @@ def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(traine
     events.Reload()
     images = events.Tags()["images"]
     assert len(images) == 3 and all(events.Images(tag) for tag in images)  # picture, label, prediction
+    # The first of the last batch, upright
+    item = read_json(data / "datalist.json")["validation"][4]
+    for tag, key in (("input_0", "image"), ("input_1", "label")):
+        (tag,) = [name for name in images if name.startswith(tag)]
+        shown = np.asarray(Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)).convert("L"))
+        true = np.asarray(Image.open(data / item[key]).resize(shown.shape[::-1]))
+        likeness = [np.corrcoef(shown.ravel(), turned.ravel())[0, 1] for turned in (true, true.T)]
+        assert likeness[0] > 0.8 and likeness[0] > likeness[1] + 0.1, (tag, likeness)
 
 
 def test_the_table_of_the_training_agrees_with_tensorboard(trained):
