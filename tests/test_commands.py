@@ -141,7 +141,7 @@ def evaluated(data, trained, tmp_path_factory):
     run("run", *EVALUATE_CONFIG, *options, folder / "validation", "--part", "validation")
     configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
     root = ["--config_file", configs, "--bundle_root", "bundle"]
-    run("evaluating", *root, *options, folder / "testing", cwd=ROOT)
+    run("evaluating", *root, *options, folder / "testing", "--save_masks", "True", cwd=ROOT)
     return folder
 
 
@@ -374,10 +374,11 @@ def test_the_trained_network_finds_the_rectangles_of_pictures_it_has_not_seen(ev
     assert read_json(evaluated / "testing" / "metrics.json")["lesion_dice"] > 0.7
 
 
-def test_evaluation_changes_no_weights_and_leaves_two_tables(evaluated):
-    for part in ("validation", "testing"):
-        names = {f.name for f in (evaluated / part).iterdir() if not f.name.startswith("events")}
-        assert names == {"metrics.json", "pictures.csv"}
+def test_evaluation_changes_no_weights_and_leaves_two_tables_and_masks_on_request(evaluated):
+    tables = {"metrics.json", "pictures.csv"}
+    masks = {f"{Path(row['filename']).stem}_seg.png" for row in read_csv(evaluated / "testing" / "pictures.csv")}
+    for part, expected in (("validation", tables), ("testing", tables | masks)):
+        assert {f.name for f in (evaluated / part).iterdir() if not f.name.startswith("events")} == expected
 
 
 def test_masks_of_inference_have_the_dice_and_the_classes_that_evaluation_reports(data, trained, evaluated, tmp_path):
@@ -389,6 +390,8 @@ def test_masks_of_inference_have_the_dice_and_the_classes_that_evaluation_report
             name = row["filename"]
             mask, label = pixels(tmp_path / f"{Path(name).stem}_seg.png"), pixels(data / "labels" / name)
             assert mask.shape == label.shape
+            if part == "testing":
+                assert np.array_equal(pixels(evaluated / part / f"{Path(name).stem}_seg.png"), mask)
             assert dice(mask, label) == pytest.approx(float(row["dice"]), abs=1e-6)
             assert int((mask > 0).sum()) == int(row["predicted_area_px"]) == int(predictions[name]["lesion_area_px"])
             assert predictions[name]["class"] == row["predicted_class"]
