@@ -29,7 +29,8 @@ def asked_for_help(command, extra, unknown):
     if extra or unknown:
         names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
         # A trailing underscore stands where Python has the word for itself: `class_` is typed --class.
-        valid = [f"--{name.rstrip('_')}" for name in inspect.signature(command).parameters if name not in ("extra", "unknown")]
+        known = [name for name in inspect.signature(command).parameters if name not in ("extra", "unknown")]
+        valid = [f"--{name.rstrip('_')}" for name in known]
         raise ValueError(f"unknown option {names}; valid options: {', '.join(valid)}")
     return False
 

@@ -99,7 +99,7 @@ def read_pictures(prepared, items):
     for item in tqdm(items, desc="Reading", unit="picture", disable=None):
         try:
             image, mask = (_read(prepared / item[key]) for key in ("image", "label"))
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError) as error:  # all of them Pillow's
             problems.append(f"{item['image']}: left out, it or its label cannot be read ({error})")
             continue
         if image.shape != mask.shape:

@@ -23,6 +23,7 @@ import fire
 import numpy as np
 import torch
 from command_line import asked_for_help
+from explanations import LAYER, Explainer, score
 from PIL import Image
 from predictions_page import predictions_page
 from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
@@ -80,14 +81,12 @@ def show_predictions(
             raise ValueError(f"--{name} {value}: pass True or False")
     predictions, images, output = Path(predictions), Path(images), Path(output)
     labels = Path(labels) if labels else None
+    if output.resolve() in [folder.resolve() for folder in (predictions, images, labels) if folder]:
+        raise ValueError(f"--output {output}: the drawings would replace what lies there; choose another folder")
     if labels and not labels.is_dir():
         raise FileNotFoundError(f"{labels}: no such folder; give --labels the folder of the true masks")
     rows = read_rows(predictions, Path(ckpt_dir), Path(datalist) if datalist else None)
-    explainer = None
-    if grad_cam or probability_map:
-        from explanations import Explainer  # torch's and MONAI's start takes seconds
-
-        explainer = Explainer(ckpt_dir, options or {})
+    explainer = Explainer(ckpt_dir, options or {}) if grad_cam or probability_map else None
 
     stems = output_stems(images) if images.is_dir() else {}
     output.mkdir(parents=True, exist_ok=True)
@@ -104,11 +103,9 @@ def show_predictions(
         if true is not None and true.shape != picture.shape:
             tqdm.write(f"{name}: its true mask has another size and is left out")
             true = None
-        row |= {"stem": stem, "files": {"outlines": f"{stem}.png"}}
+        row["files"] = {"outlines": f"{stem}.png"}
         measure(row, mask, true)
-        text = " ".join(
-            [f"{row['class']} {row['probabilities'][row['class']]:.2f}", "unsure" * (row["unsure"] == "yes")]
-        )
+        text = f"{row['class']} {row['probabilities'][row['class']]:.2f}" + ", unsure" * (row["unsure"] == "yes")
         drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, _colour(row["class"]))
         _write(output / f"{stem}.png", captioned(drawing, text, _colour(row["class"])))
         if grad_cam and row["class"] in explainer.class_names:
@@ -138,6 +135,8 @@ def read_rows(predictions, ckpt_dir, datalist):
     table, evaluation = predictions / "predictions.csv", predictions / "pictures.csv"
     if not table.is_file() and not evaluation.is_file():
         raise FileNotFoundError(f"{table} does not exist; run the bundle's inference first")
+    if not table.is_file() and not any(predictions.glob("*_seg.png")):
+        raise FileNotFoundError(f"{predictions}: an evaluation without masks; run it with --save_masks True")
     if datalist and not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; give --datalist the datalist.json of a prepared folder")
     true = _true_classes(datalist) if datalist else {}
@@ -201,15 +200,11 @@ def measure(row, mask, true):
 
 
 def _score(row, heat, lesion):
-    from explanations import score
-
     return {"filename": row["filename"], "true_class": row["true_class"], "class": row["class"], **score(heat, lesion)}
 
 
 def _write_scores(output, scores):
     """Write the scores of Grad-CAM a picture and their means, and return the latter."""
-    from explanations import LAYER
-
     columns = ("pointing_game", "energy_inside", "centre", "chance")
     means = {key: float(np.mean([row[key] for row in scores])) for key in columns}
     summary = {"notice": NOTICE, "layer": LAYER, "pictures": len(scores), **means}

@@ -53,7 +53,9 @@ def test_the_source_is_never_replaced(tmp_path):
     assert source.is_dir()
 
 
-@pytest.mark.parametrize("script", ["demo", "show_predictions", "explore", "plot_training", "benchmark", "prepare_busi", "make_phantoms"])
+@pytest.mark.parametrize(
+    "script", ["demo", "show_predictions", "explore", "plot_training", "benchmark", "prepare_busi", "make_phantoms"]
+)
 def test_every_command_explains_itself(script):
     command = [sys.executable, f"scripts/{script}.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -149,6 +149,17 @@ def test_an_evaluation_takes_the_limit_of_unsure_from_the_weights_that_it_measur
     (folders / "calibration.json").write_text(json.dumps({"weights_sha256": "2", "unsure_below": 0.6}))
     assert {row["unsure"] for row in rows_by_name(folders).values()} == {""}
     assert "of other weights, so that no class can be marked unsure" in capsys.readouterr().out
+    for file in place.glob("*_seg.png"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="without masks; run it with --save_masks True"):
+        rows_by_name(folders)
+
+
+def test_the_pictures_are_never_replaced_by_drawings(folders):
+    before = (folders / "images" / "a.png").read_bytes()
+    done = run(folders, "--output", str(folders / "images"))
+    assert done.returncode != 0 and "the drawings would replace what lies there" in done.stderr
+    assert (folders / "images" / "a.png").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
