@@ -10,8 +10,8 @@ from monai.visualize import GradCAM
 from style import ROOT
 from torch import nn
 
-# The last but one level of the encoder: of the deepest, 5 x 5 positions of a picture of 160 pixels, a map is too coarse,
-# and on validation it met fewer lesions.
+# The last but one level of the encoder. The deepest has 5 x 5 positions for a picture of 160 pixels: too coarse a map,
+# which met fewer lesions on validation.
 LAYER = "down_3"
 
 

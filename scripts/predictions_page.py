@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 from style import CLASSES, COLOURS, OTHER_COLOUR, class_mark, page
 
+from scripts.metrics import MISSED_BELOW
+
 WORST = 12  # masks in the gallery
 ERRORS = ("wrong class", "missed malignant", "missed lesion", "false mask", "unsure")
 CSS = """
@@ -84,7 +86,7 @@ def predictions_page(rows, left_out, grad_cam):
         ),
         "Missed malignant pictures": _gallery(
             [r for r in rows if "missed malignant" in r["errors"]],
-            "Malignant, but called another class, or the lesion not found (Dice under 0.1).",
+            f"Malignant, but called another class, or the lesion not found (Dice under {MISSED_BELOW}).",
             "" if any(r["true_class"] for r in rows) else "No true class is known; give --datalist.",
         ),
         "False masks": _gallery(
@@ -118,19 +120,18 @@ def _gallery(rows, explanation, unknown):
 
 
 def _picture(row, title):
-    source, alt = quote(row["files"][title]), f"{row['filename']}, {title}: {_said(row)}"
+    source, alt = quote(row["files"][title]), f"{row['filename']}, {title}: {said(row)}"
     return f'<a href="{source}"><img loading="lazy" src="{source}" alt="{escape(alt)}"></a>'
 
 
-def _said(row):
+def said(row):
     """The prediction in words, never without its probability."""
-    text = f"{row['class']} {row['probabilities'][row['class']]:.2f}"
-    return text + {"yes": ", unsure", "no": ", sure enough"}.get(row["unsure"], "")
+    return f"{row['class']} {row['probabilities'][row['class']]:.2f}" + ", unsure" * (row["unsure"] == "yes")
 
 
 def _caption(row):
     others = ", ".join(f"{n} {p:.2f}" for n, p in row["probabilities"].items() if n != row["class"])
-    text = f"<strong>{escape(row['filename'])}</strong><br>{escape(_said(row))} ({escape(others)})"
+    text = f"<strong>{escape(row['filename'])}</strong><br>{escape(said(row))} ({escape(others)})"
     if row["true_class"]:
         text += f"<br>true class {escape(row['true_class'])}"
     return text + (f", Dice {row['dice']:.2f}" if "dice" in row else "")
@@ -142,9 +143,8 @@ def _grad_cam(scores):
         return f'<tr><th scope="row">{text}</th>{cells}</tr>'
 
     shown = {key: f"{scores[key]:.2f}" for key in ("pointing_game", "energy_inside", "centre", "chance")}
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("Measure", "Grad-CAM", "centre of the picture", "chance")
-    )
+    titles = ("Measure", "Grad-CAM", "centre of the picture", "chance")
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     return (
         f"<p>Grad-CAM of the predicted class at layer {escape(scores['layer'])}, against the true masks of "
         f"{scores['pictures']} pictures with a lesion. Chance is the lesion's mean share of the picture.</p>"
@@ -159,10 +159,7 @@ def _table(rows):
     maps = list(dict.fromkeys(title for r in rows for title in r["files"] if title != "outlines"))
     # By heading: the value to sort by, and the HTML
     columns = {
-        "Picture": (
-            lambda r: r["filename"],
-            lambda r: f"{_picture(r, 'outlines')}{escape(r['filename'])}",
-        ),
+        "Picture": (lambda r: r["filename"], lambda r: _picture(r, "outlines") + escape(r["filename"])),
         "Class": (
             lambda r: r["class"],
             lambda r: class_mark(r["class"]) + (" <strong>unsure</strong>" if r["unsure"] == "yes" else ""),

@@ -25,7 +25,7 @@ import torch
 from command_line import asked_for_help
 from explanations import LAYER, Explainer, score
 from PIL import Image
-from predictions_page import predictions_page
+from predictions_page import predictions_page, said
 from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
 from tqdm import tqdm
 
@@ -105,7 +105,7 @@ def show_predictions(
             true = None
         row["files"] = {"outlines": f"{stem}.png"}
         measure(row, mask, true)
-        text = f"{row['class']} {row['probabilities'][row['class']]:.2f}" + ", unsure" * (row["unsure"] == "yes")
+        text = said(row)
         drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, _colour(row["class"]))
         _write(output / f"{stem}.png", captioned(drawing, text, _colour(row["class"])))
         if grad_cam and row["class"] in explainer.class_names:
