@@ -123,21 +123,31 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
 
 
 @pytest.mark.parametrize(
-    "script, options, message",
+    "command, options, message",
     [
-        ("explore", [], "--prepared needs a folder"),
-        ("explore", ["nowhere", "--output", "x"], "nowhere/datalist.json: missing; name the output folder"),
-        ("explore", ["x", "--output", "x", "--class", "benin"], "--class benin: pass one of normal, benign, malignant"),
-        ("explore", ["x", "--output", "x", "--count", "0"], "--count needs a whole number"),
-        ("explore", ["x", "--out", "x"], "unknown option --out; valid options: --prepared, --output, --count, --class"),
-        ("plot_training", ["x"], "give TRAINING"),
-        ("plot_training", ["nowhere", "--output", "x.png"], "nowhere: missing; name the --output_dir of a training"),
-        ("plot_training", ["README.md", "--output", "x.png"], "not the table of a training"),
+        (explore.explore, {}, "--prepared needs a folder"),
+        (explore.explore, {"prepared": "nowhere"}, "nowhere/datalist.json: missing; name the output folder"),
+        (explore.explore, {"class": "benin"}, "--class benin: pass one of normal, benign, malignant"),
+        (explore.explore, {"count": 0}, "--count needs a whole number"),
+        (plot_training.plot_training, {"output": "x.jpg"}, "give TRAINING"),
+        (plot_training.plot_training, {"training": "nowhere"}, "nowhere: missing; name the --output_dir of a training"),
+        (plot_training.plot_training, {"training": str(ROOT / "README.md")}, "not the table of a training"),
     ],
 )
-def test_wrong_options_end_with_one_line(script, options, message):
-    done = run(script, *options)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+def test_wrong_options_are_refused(command, options, message):
+    if options:
+        options = {"prepared" if command is explore.explore else "training": "x", "output": "x.png"} | options
+    with pytest.raises((OSError, ValueError), match=re.escape(message)):
+        command(**options)
+
+
+@pytest.mark.parametrize(
+    "script, options", [("explore", "--prepared, --output, --count, --class"), ("plot_training", "--training, --output")]
+)
+def test_a_misspelt_option_ends_with_one_line(script, options):
+    done = run(script, "x", "--out", "x")
+    assert done.returncode != 0 and f"unknown option --out; valid options: {options}" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_training_curves_are_drawn_and_name_the_best_epoch(tmp_path, monkeypatch):

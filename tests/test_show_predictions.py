@@ -90,11 +90,6 @@ def test_what_cannot_be_drawn_is_named(folders):
         (["--label", "x"], "unknown option --label; valid options: --predictions"),
         (["--predictions", "nowhere"], "predictions.csv does not exist; run the bundle's inference first"),
         (["--output="], "--output needs a folder"),
-        (["--labels", "nowhere"], "nowhere: no such folder; give --labels"),
-        (["--datalist", "nowhere"], "nowhere: missing; give --datalist"),
-        (["--grad_cam", "maybe"], "--grad_cam maybe: pass True or False"),
-        (["--grad_cam", "True", "--ckpt_dir", "nowhere"], "nowhere/model.pt: missing; name the folder"),
-        (["--grad_cam", "True", "--options", "{'imagesize': 64}"], "imagesize is no id of bundle/configs/inference"),
     ],
 )
 def test_wrong_options_end_with_one_line(folders, options, message):
@@ -102,6 +97,26 @@ def test_wrong_options_end_with_one_line(folders, options, message):
     assert done.returncode != 0
     assert message in done.stderr.replace("\\", "/") and done.stderr.count("\n") == 1
     assert not (folders / "drawings").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"labels": "nowhere"}, "nowhere: no such folder; give --labels"),
+        ({"datalist": "nowhere"}, "nowhere: missing; give --datalist"),
+        ({"grad_cam": "maybe"}, "--grad_cam maybe: pass True or False"),
+        ({"grad_cam": True, "ckpt_dir": "nowhere"}, "nowhere/model.pt: missing; name the folder"),
+        ({"grad_cam": True, "options": {"imagesize": 64}}, "imagesize is no id of bundle/configs/inference"),
+        ({"output": "images"}, "the drawings would replace what lies there"),
+    ],
+)
+def test_wrong_values_are_refused_before_any_drawing(folders, options, message, monkeypatch):
+    monkeypatch.chdir(folders)
+    places = {"predictions": "pre dictions", "images": "images", "output": "drawings"}
+    before = (folders / "images" / "a.png").read_bytes()
+    with pytest.raises((OSError, ValueError), match=message):
+        show_predictions.show_predictions(**places | options)
+    assert (folders / "images" / "a.png").read_bytes() == before and not (folders / "drawings").exists()
 
 
 def rows_by_name(folders, **options):
@@ -153,13 +168,6 @@ def test_an_evaluation_takes_the_limit_of_unsure_from_the_weights_that_it_measur
         file.unlink()
     with pytest.raises(FileNotFoundError, match="without masks; run it with --save_masks True"):
         rows_by_name(folders)
-
-
-def test_the_pictures_are_never_replaced_by_drawings(folders):
-    before = (folders / "images" / "a.png").read_bytes()
-    done = run(folders, "--output", str(folders / "images"))
-    assert done.returncode != 0 and "the drawings would replace what lies there" in done.stderr
-    assert (folders / "images" / "a.png").read_bytes() == before
 
 
 @pytest.fixture(scope="module")
