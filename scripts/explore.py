@@ -198,13 +198,13 @@ def classes(pictures, output):
 
 def sizes(pictures, output):
     """Width and height of each picture."""
+    w, h = np.array([p["size"] for p in pictures]).T
     figure, grid = style.chart(1, len(CLASSES), (9, 3.2), sharex=True, sharey=True)
     for axes, name in zip(grid, CLASSES):
         found = np.array([p["size"] for p in _of(pictures, name)]).reshape(-1, 2)
         axes.scatter(*found.T, s=14, alpha=0.5, linewidths=0, color=COLOURS[name])
-        axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} pictures)", xlim=(0, None), ylim=(0, None))
-    grid[0].set(ylabel="height (pixels)")
-    w, h = np.array([p["size"] for p in pictures]).T
+        axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} pictures)")
+    grid[0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
     text = f"<p>Widths {w.min()} to {w.max()} (median {np.median(w):.0f}), "
     text += f"heights {h.min()} to {h.max()} (median {np.median(h):.0f}) pixels.</p>"
     return text + _figure(figure, output / "picture_sizes.png", "Scatter plot of width and height in pixels by class")
@@ -216,7 +216,8 @@ def lesions(pictures, output):
     if not named:
         return "<p>No picture has a lesion.</p>"
     figure, (area, number) = style.chart(1, 2, (8.5, 3.6), width_ratios=(3, 2))
-    bins = np.geomspace(min(p["area"] for p in pictures if p["area"]), 1, 25)
+    shares = [p["area"] for p in pictures if p["area"]]
+    bins = np.geomspace(min(shares), 1.001 * max(shares), 25)
     kept = {name: [p for p in _of(pictures, name) if p["area"]] for name in named}
     for k, name in enumerate(named):
         share = [100 * p["area"] for p in kept[name]]
@@ -232,6 +233,7 @@ def lesions(pictures, output):
     area.set(xscale="log", xlabel="lesion area (% of the picture)", ylabel="pictures")
     area.xaxis.set_major_formatter("{x:g}")
     area.set_ylim(0, 1.25 * area.get_ylim()[1])  # room for the legend
+    area.yaxis.get_major_locator().set_params(integer=True)
     area.legend(loc="upper left")
     number.set(xlabel="separate parts of the mask", ylabel="pictures")
     number.legend()
