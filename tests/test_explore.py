@@ -142,7 +142,8 @@ def test_wrong_options_are_refused(command, options, message):
 
 
 @pytest.mark.parametrize(
-    "script, options", [("explore", "--prepared, --output, --count, --class"), ("plot_training", "--training, --output")]
+    "script, options",
+    [("explore", "--prepared, --output, --count, --class"), ("plot_training", "--training, --output")],
 )
 def test_a_misspelt_option_ends_with_one_line(script, options):
     done = run(script, "x", "--out", "x")
