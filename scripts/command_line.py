@@ -28,7 +28,9 @@ def asked_for_help(command, extra, unknown):
         return True
     if extra or unknown:
         names = ", ".join([f"--{name}" for name in unknown] + [str(value) for value in extra])
-        valid = [f"--{name}" for name in inspect.signature(command).parameters if name not in ("extra", "unknown")]
+        # A trailing underscore stands where Python has the word for itself: `class_` is typed --class.
+        known = [name for name in inspect.signature(command).parameters if name not in ("extra", "unknown")]
+        valid = [f"--{name.rstrip('_')}" for name in known]
         raise ValueError(f"unknown option {names}; valid options: {', '.join(valid)}")
     return False
 

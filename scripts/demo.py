@@ -70,7 +70,7 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
         shutil.copy(prepared / item["image"], new)
     inference = ["--config_file", "bundle/configs/inference.json", *common]
     _step("Prediction", *bundle, "run", *inference, "--dataset_dir", new, "--output_dir", predictions)
-    labels = ["--labels", prepared / "labels"]
+    labels = ["--labels", prepared / "labels", "--datalist", prepared / "datalist.json"]
     show = ["--predictions", predictions, "--images", new, "--output", drawings, *labels]
     _step("Drawings", "scripts/show_predictions.py", *show)
 
@@ -83,7 +83,7 @@ def demo(busi="", output="runs/demo", epochs=15, image_size=128, *extra, **unkno
     print(f"            {evaluation / 'pictures.csv'}")
     print(f"            {predictions / 'predictions.csv'}")
     print(f"  masks     {predictions}")
-    print(f"  pictures  {drawings}")
+    print(f"  pictures  {drawings / 'index.html'}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     print(f"  curves    {shlex.join([str(tensorboard), '--logdir', str(evaluation)])}")
     print("Research software, not a medical device.")

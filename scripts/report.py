@@ -16,26 +16,17 @@ import sys
 from pathlib import Path
 
 import fire
-import matplotlib
 import numpy as np
+import style
 from command_line import asked_for_help
 from scipy.stats import rankdata
+from style import CLASSES, COLOURS, LINE_COLOURS, NOTICE
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+from scripts.calibration import expected_calibration_error, reliability, tempered
+from scripts.files import write_json
+from scripts.metrics import MISSED_BELOW
 
-from scripts.calibration import expected_calibration_error, reliability, tempered  # noqa: E402
-from scripts.files import write_json, write_whole  # noqa: E402
-from scripts.metrics import MISSED_BELOW  # noqa: E402
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-
-CLASSES = json.loads((ROOT / "bundle/configs/train.json").read_text(encoding="utf-8"))["class_names"]
-# Okabe and Ito's colours, told apart by colour-blind readers too
-COLOURS = dict(zip(CLASSES, ("#009E73", "#0072B2", "#D55E00")))
-NOTICE = "research software, not a medical device"
 DRAWS = 2000
 WORST = 10
 
@@ -283,24 +274,24 @@ def _stress(folder):
 
 
 def _save(chart, pictures, path):
-    figure, axes = pyplot.subplots(figsize=(5, 4.2), dpi=110)
+    figure, axes = style.chart()
     chart(axes, pictures)
-    figure.text(0.99, 0.005, NOTICE, ha="right", va="bottom", fontsize=6, color="#555555")
-    figure.tight_layout()
-    write_whole(path, lambda p: figure.savefig(p, metadata={"Software": None}))
-    pyplot.close(figure)
+    style.save_chart(figure, path)
 
 
 def reliability_diagram(axes, p):
     """Accuracy against confidence in 15 bins of equal mass (Guo et al. 2017)."""
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1)
-    for title, probabilities, marker in (("before", p.raw, "o"), ("after", p.calibrated, "s")):
+    series = zip(("before", "after"), (p.raw, p.calibrated), "os", LINE_COLOURS[1:])
+    for title, probabilities, marker, colour in series:
         bins = reliability(probabilities, p.classes)
         error = expected_calibration_error(probabilities, p.classes)
         x, y = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
-        axes.plot(x, y, marker=marker, linestyle="", label=f"{title} calibration: error {error:.3f}", alpha=0.8)
+        axes.plot(
+            x, y, marker=marker, linestyle="", color=colour, label=f"{title} calibration: error {error:.3f}", alpha=0.8
+        )
     axes.set(xlabel="confidence (largest probability)", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(0, 1.02))
-    axes.legend(fontsize=8)
+    axes.legend()
 
 
 def roc_curves(axes, p):
@@ -314,7 +305,7 @@ def roc_curves(axes, p):
         label = f"{name}: {auroc(positive, p.calibrated[:, k]):.3f}"
         axes.plot([0, *fpr], [0, *tpr], color=COLOURS[name], label=label)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity")
-    axes.legend(title="area under the curve", fontsize=8, title_fontsize=8)
+    axes.legend(title="area under the curve", title_fontsize=8)
 
 
 def confusion_chart(axes, p):
@@ -336,7 +327,7 @@ def dice_distribution(axes, p):
     colours = [COLOURS[n] for n in names]
     axes.hist(values, np.linspace(0, 1, 21), stacked=True, color=colours, label=names)
     axes.set(xlabel="Dice of a lesion picture", ylabel="pictures")
-    axes.legend(fontsize=8)
+    axes.legend()
 
 
 def risk_coverage_curve(axes, p):
@@ -345,10 +336,10 @@ def risk_coverage_curve(axes, p):
     wrong = (p.calibrated.argmax(1) != p.classes)[order]
     coverage = np.arange(1, len(wrong) + 1) / len(wrong)
     risk = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
-    axes.plot(coverage, risk, color="#0072B2", label=f"mean {risk.mean():.3f}")
+    axes.plot(coverage, risk, color=LINE_COLOURS[0], label=f"mean {risk.mean():.3f}")
     axes.set(xlabel="coverage: share of the pictures that get an answer", ylabel="share of wrong classes")
     axes.set(xlim=(0, 1), ylim=(0, None))
-    axes.legend(fontsize=8)
+    axes.legend()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,19 @@
-"""Draw the outlines of predicted (and true) masks on the pictures, with class and probability under each.
+"""Show predictions: the outlines on each picture, and a page to sort, filter and look at the failures.
 
-    python scripts/show_predictions.py --predictions DIR --images DIR --output DIR [--labels DIR]
+    python scripts/show_predictions.py PREDICTIONS --images DIR --output DIR [--labels DIR] [--datalist FILE]
+        [--grad_cam True] [--probability_map True] [--ckpt_dir DIR] [--options "{'image_size': 128}"]
 
-PREDICTIONS is the output folder of the bundle's inference. Research software, not a medical device.
+PREDICTIONS is the output folder of the bundle's inference, or of its evaluation with --save_masks True. OUTPUT gets
+a PNG for each picture and `index.html`, which shows them; copy the folder as a whole. With --labels (true masks) and,
+for inference, --datalist (true classes) the page lists the worst masks, every missed malignant picture and false masks.
+
+--grad_cam shows where the class comes from, scored against the true masks in `grad_cam.json`; --probability_map the
+mask's probabilities. Both run the network of --ckpt_dir; OPTIONS are those of the bundle that belong to the weights.
+Research software, not a medical device.
 """
 
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,70 +21,199 @@ from pathlib import Path
 import cv2
 import fire
 import numpy as np
+import torch
 from command_line import asked_for_help
+from explanations import LAYER, Explainer, score
 from PIL import Image
+from predictions_page import predictions_page, said
+from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))  # pictures are read and outputs named as the bundle does
+from scripts.data import to_grey
+from scripts.files import output_stems, write_csv, write_json
+from scripts.metrics import MISSED_BELOW, overlap, picture_row
 
-from scripts.data import to_grey  # noqa: E402
-from scripts.files import output_stems  # noqa: E402
-
-# Okabe and Ito's colours (BGR), told apart by colour-blind readers too
-COLOURS = {"normal": (115, 158, 0), "benign": (178, 114, 0), "malignant": (0, 94, 213)}
-OTHER_COLOUR = (200, 200, 200)
-TRUE_COLOUR = (255, 255, 255)
-FOOTER = "research only, not a medical device"
-FOOTER_WIDTH = 240  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
+FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
+STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones
 
 
-def show_predictions(predictions="", images="", output="", labels="", *extra, **unknown):
-    """Write one PNG a picture: the predicted outline in its class's colour, the true one in white.
+@fire.decorators.SetParseFn(str, "predictions", "images", "output", "labels", "datalist", "ckpt_dir")
+def show_predictions(
+    predictions="",
+    images="",
+    output="",
+    labels="",
+    datalist="",
+    grad_cam=False,
+    probability_map=False,
+    ckpt_dir="bundle/models",
+    options=None,
+    *extra,
+    **unknown,
+):
+    """Write one PNG a picture, the predicted outline in its class's colour, the true one in white, and `index.html`.
 
     Args:
-        predictions: folder with `predictions.csv` and the masks that the inference wrote.
+        predictions: folder with masks and `predictions.csv` (inference) or `pictures.csv` (evaluation).
         images: folder of the pictures.
         output: folder for the drawings; made if missing.
         labels: folder of true masks (0 and 255) named like the pictures; none by default.
+        datalist: datalist of a prepared folder, for the true classes; an evaluation knows them.
+        grad_cam: whether to draw and score Grad-CAM of the predicted class.
+        probability_map: whether to draw the mask's probabilities.
+        ckpt_dir: folder of the weights and their calibration, which holds the limit of "unsure".
+        options: ids of the bundle's inference with other values, for the maps.
 
     Returns:
         dict: number of pictures drawn and of those that could not be drawn (each is named).
 
     Raises:
-        ValueError: an option is unknown or missing.
-        FileNotFoundError: there is no table of predictions.
+        ValueError: an option is unknown, missing or wrong.
+        FileNotFoundError: there is no table of predictions, or a file that an option names.
     """
     if asked_for_help(show_predictions, extra, unknown):
         return None
     for name, value in (("predictions", predictions), ("images", images), ("output", output)):
-        if value in ("", True):
+        if value in ("", "True"):  # Fire gives True to an option without a value
             raise ValueError(f"--{name} needs a folder")
-    predictions, images, output = Path(str(predictions)), Path(str(images)), Path(str(output))
-    table = predictions / "predictions.csv"
-    if not table.is_file():
-        raise FileNotFoundError(f"{table} does not exist; run the bundle's inference first")
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    for name, value in (("grad_cam", grad_cam), ("probability_map", probability_map)):
+        if type(value) is not bool:
+            raise ValueError(f"--{name} {value}: pass True or False")
+    predictions, images, output = Path(predictions), Path(images), Path(output)
+    labels = Path(labels) if labels else None
+    if output.resolve() in [folder.resolve() for folder in (predictions, images, labels) if folder]:
+        raise ValueError(f"--output {output}: the drawings would replace what lies there; choose another folder")
+    if labels and not labels.is_dir():
+        raise FileNotFoundError(f"{labels}: no such folder; give --labels the folder of the true masks")
+    rows = read_rows(predictions, Path(ckpt_dir), Path(datalist) if datalist else None)
+    explainer = Explainer(ckpt_dir, options or {}) if grad_cam or probability_map else None
 
     stems = output_stems(images) if images.is_dir() else {}
     output.mkdir(parents=True, exist_ok=True)
-    counts = {"drawn": 0, "left_out": 0}
+    shown, scores, left_out = [], [], []
     for row in tqdm(rows, desc="Drawing", disable=not rows):
         name = row["filename"]
         stem = stems.get(name, Path(name).stem)
         picture, mask = _read(images / name), _read(predictions / f"{stem}_seg.png")
         if picture is None or mask is None or picture.shape != mask.shape:
-            tqdm.write(f"{name}: left out, its picture or its mask is missing, unreadable or of another size")
-            counts["left_out"] += 1
+            left_out.append(f"{name}: left out, its picture or its mask is missing, unreadable or of another size")
+            tqdm.write(left_out[-1])
             continue
-        true = _read(Path(str(labels)) / name) if labels else None
-        drawing = _draw(picture, mask, true, row["class"], float(row[f"p_{row['class']}"]))
-        temporary = output / f".{os.getpid()}.partial.png"
-        cv2.imwrite(str(temporary), drawing)
-        os.replace(temporary, output / f"{stem}.png")
-        counts["drawn"] += 1
-    return counts
+        true = _read(labels / name) if labels else None
+        if true is not None and true.shape != picture.shape:
+            tqdm.write(f"{name}: its true mask has another size and is left out")
+            true = None
+        row["files"] = {"outlines": f"{stem}.png"}
+        measure(row, mask, true)
+        text = said(row)
+        drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, _colour(row["class"]))
+        _write(output / f"{stem}.png", captioned(drawing, text, _colour(row["class"])))
+        if grad_cam and row["class"] in explainer.class_names:
+            heat = explainer.grad_cam(images / name, row["class"])
+            row["files"]["Grad-CAM"] = f"grad_cam/{stem}.jpg"
+            _write_map(output / row["files"]["Grad-CAM"], picture, heat, heat.max(), f"Grad-CAM, {row['class']}", true)
+            if true is not None and (true > 127).any():
+                scores.append(_score(row, heat, true > 127))
+        if probability_map:
+            heat = explainer.lesion_probability(images / name)
+            row["files"]["probability of lesion"] = f"probability/{stem}.jpg"
+            _write_map(output / row["files"]["probability of lesion"], picture, heat, 1, "lesion: 0 to 1", true)
+        shown.append(row)
+    summary = _write_scores(output, scores) if scores else None
+    write_page(output / "index.html", predictions_page(shown, left_out, summary))
+    print(f"{output / 'index.html'}")
+    return {"drawn": len(shown), "left_out": len(left_out)}
+
+
+def read_rows(predictions, ckpt_dir, datalist):
+    """The pictures of a table of inference or evaluation.
+
+    Returns:
+        list of dicts with `filename`, `class`, `true_class` (empty: unknown), `probabilities` by class, `suspicious`
+        and `unsure` (yes, no, or empty where no limit is stored), and, from an evaluation, `dice`.
+    """
+    table, evaluation = predictions / "predictions.csv", predictions / "pictures.csv"
+    if not table.is_file() and not evaluation.is_file():
+        raise FileNotFoundError(f"{table} does not exist; run the bundle's inference first")
+    if not table.is_file() and not any(predictions.glob("*_seg.png")):
+        raise FileNotFoundError(f"{predictions}: an evaluation without masks; run it with --save_masks True")
+    if datalist and not datalist.is_file():
+        raise FileNotFoundError(f"{datalist}: missing; give --datalist the datalist.json of a prepared folder")
+    true = _true_classes(datalist) if datalist else {}
+    limits = {} if table.is_file() else _limits(predictions, ckpt_dir)
+    rows = []
+    with open(table if table.is_file() else evaluation, newline="", encoding="utf-8") as file:
+        for found in csv.DictReader(file):
+            row = {"filename": found["filename"], "class": found.get("class") or found["predicted_class"]}
+            row["probabilities"] = {k[2:]: float(v) for k, v in found.items() if k.startswith("p_")}
+            row["true_class"] = found.get("true_class") or true.get(found["filename"], "")
+            row |= {name: found.get(name) or "" for name in ("suspicious", "unsure")}
+            if "dice" in found:
+                row |= {"dice": float(found["dice"]), "true_area_px": float(found["true_area_px"])}
+            if limits.get("malignancy_threshold") is not None:
+                malignant = row["probabilities"]["malignant"] >= limits["malignancy_threshold"]
+                row["suspicious"] = "yes" if malignant else "no"
+            if limits.get("unsure_below") is not None:
+                row["unsure"] = "yes" if max(row["probabilities"].values()) < limits["unsure_below"] else "no"
+            rows.append(row)
+    return rows
+
+
+def _limits(evaluation, ckpt_dir):
+    """Both limits of the weights that were evaluated; the evaluation itself keeps only that of malignancy."""
+    figures = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    limits = {"malignancy_threshold": figures.get("malignancy_threshold")}
+    calibration = ckpt_dir / "calibration.json"
+    if calibration.is_file():
+        content = json.loads(calibration.read_text(encoding="utf-8"))
+        if content["weights_sha256"] == figures.get("weights_sha256"):
+            return limits | {"unsure_below": content["unsure_below"]}
+    print(f"{calibration}: missing or of other weights, so that no class can be marked unsure; give --ckpt_dir")
+    return limits
+
+
+def _true_classes(datalist):
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    items = [item for part in content.values() if isinstance(part, list) for item in part if isinstance(item, dict)]
+    return {Path(item["image"]).name: CLASSES[item["class"]] for item in items if item.get("class", -1) >= 0}
+
+
+def measure(row, mask, true):
+    """Add areas in pixels, Dice (where the true mask is known), and the picture's `errors` to its row."""
+    row["picture_px"], row["predicted_area_px"] = mask.size, int((mask > 127).sum())
+    if true is not None:
+        counts = overlap(torch.from_numpy(mask > 127), torch.from_numpy(true > 127))
+        found = picture_row(counts, list(row["probabilities"].values()), -1, list(row["probabilities"]))
+        row |= {key: found[key] for key in ("dice", "true_area_px")}
+    lesion = row.get("true_area_px", 0) > 0
+    missed = lesion and row["dice"] < MISSED_BELOW
+    row["errors"] = [
+        name
+        for name, holds in {
+            "wrong class": row["true_class"] not in ("", row["class"]),
+            "missed malignant": row["true_class"] == "malignant" and (row["class"] != "malignant" or missed),
+            "missed lesion": missed,
+            "false mask": "dice" in row and not lesion and row["predicted_area_px"] > 0,
+        }.items()
+        if holds
+    ]
+
+
+def _score(row, heat, lesion):
+    return {"filename": row["filename"], "true_class": row["true_class"], "class": row["class"], **score(heat, lesion)}
+
+
+def _write_scores(output, scores):
+    """Write the scores of Grad-CAM a picture and their means, and return the latter."""
+    columns = ("pointing_game", "energy_inside", "centre", "chance")
+    means = {key: float(np.mean([row[key] for row in scores])) for key in columns}
+    summary = {"notice": NOTICE, "layer": LAYER, "pictures": len(scores), **means}
+    write_csv(output / "grad_cam.csv", scores, list(scores[0]))
+    write_json(output / "grad_cam.json", summary)
+    text = "Grad-CAM on {pictures} pictures with a lesion: largest value inside {pointing_game:.2f} (picture's centre "
+    text += "{centre:.2f}, chance {chance:.2f}), share of the energy inside {energy_inside:.2f} (chance {chance:.2f})"
+    print(text.format(**summary))
+    return summary
 
 
 def _read(path):
@@ -88,21 +225,50 @@ def _read(path):
         return None
 
 
-def _draw(picture, mask, true, class_name, probability):
-    """Return the picture (height, width) as BGR with the outlines, above a strip of text."""
-    drawing = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-    colour_of_class = COLOURS.get(class_name, OTHER_COLOUR)
-    for region, colour in ((true, TRUE_COLOUR), (mask, colour_of_class)):
+def _write(path, drawing):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.partial{path.suffix}")
+    cv2.imwrite(str(temporary), drawing)
+    os.replace(temporary, path)
+
+
+def _colour(class_name):
+    return bgr(COLOURS.get(class_name, OTHER_COLOUR))
+
+
+def outlined(drawing, mask, true, colour):
+    """Draw the outlines of two masks (height, width), either of them None, on a picture (height, width, BGR)."""
+    width = max(2, round(max(drawing.shape) / 170))
+    for region, shade in ((true, bgr(TRUE_COLOUR)), (mask, colour)):
         if region is not None:
             outlines, _ = cv2.findContours((region > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(drawing, outlines, -1, colour, 2)
-    margin = max(0, FOOTER_WIDTH - drawing.shape[1])
-    drawing = cv2.copyMakeBorder(drawing, 0, 44, 0, margin, cv2.BORDER_CONSTANT)
-    strip = drawing[-44:]
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(strip, f"{class_name} {probability:.2f}", (6, 18), font, 0.5, colour_of_class, 1, cv2.LINE_AA)
-    cv2.putText(strip, FOOTER, (6, 37), font, 0.38, (160, 160, 160), 1, cv2.LINE_AA)
+            cv2.drawContours(drawing, outlines, -1, shade, width)
     return drawing
+
+
+def captioned(drawing, text, colour, bar=None):
+    """A picture (height, width, BGR) above a strip with a text, the notice and the colours (N, 3) of a map, if any."""
+    size = max(1, drawing.shape[1] / 500)
+    strip = np.zeros((STRIP, round(max(drawing.shape[1], FOOTER_WIDTH) / size), 3), np.uint8)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.circle(strip, (12, 13), 5, colour, -1, cv2.LINE_AA)
+    cv2.putText(strip, text, (24, 18), font, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(strip, NOTICE, (6, 37), font, 0.36, (190, 190, 190), 1, cv2.LINE_AA)
+    if bar is not None:
+        strip[8:18, -66:-6] = cv2.resize(bar[None], (60, 10))
+    margin = max(0, FOOTER_WIDTH - drawing.shape[1])
+    drawing = cv2.copyMakeBorder(drawing, 0, 0, 0, margin, cv2.BORDER_CONSTANT)
+    strip = cv2.resize(strip, (drawing.shape[1], round(STRIP * size)), interpolation=cv2.INTER_CUBIC)
+    return np.vstack([drawing, strip])
+
+
+def _write_map(path, picture, heat, top, text, true):
+    """Draw a map (height, width) from 0 to `top` over its picture, with the true outline and a bar of its colours."""
+    levels = (heat / max(float(top), 1e-12) * 255).clip(0, 255).astype(np.uint8)
+    coloured = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)
+    drawing = cv2.addWeighted(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), 0.5, coloured, 0.5, 0)
+    bar = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)[0]
+    _write(path, captioned(outlined(drawing, None, true, None), text, bgr(OTHER_COLOUR), bar))
 
 
 if __name__ == "__main__":

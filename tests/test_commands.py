@@ -1,6 +1,7 @@
 """The bundle's commands as a user types them: training, evaluation and inference, their files, figures and errors."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -140,7 +141,7 @@ def evaluated(data, trained, tmp_path_factory):
     run("run", *EVALUATE_CONFIG, *options, folder / "validation", "--part", "validation")
     configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
     root = ["--config_file", configs, "--bundle_root", "bundle"]
-    run("evaluating", *root, *options, folder / "testing", cwd=ROOT)
+    run("evaluating", *root, *options, folder / "testing", "--save_masks", "True", cwd=ROOT)
     return folder
 
 
@@ -156,7 +157,7 @@ def test_training_leaves_weights_a_checkpoint_and_curves_and_nothing_else(traine
     assert names == ["events", "training_curve"]
 
 
-def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained):
+def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained, data):
     curves = scalars(trained.output)
     steps = EPOCHS * 2  # six pictures in batches of four
     for name in ("loss", "segmentation_loss", "classification_loss"):
@@ -170,6 +171,14 @@ def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(traine
     events.Reload()
     images = events.Tags()["images"]
     assert len(images) == 3 and all(events.Images(tag) for tag in images)  # picture, label, prediction
+    # The first of the last batch, upright
+    item = read_json(data / "datalist.json")["validation"][4]
+    for tag, key in (("input_0", "image"), ("input_1", "label")):
+        (tag,) = [name for name in images if name.startswith(tag)]
+        shown = np.asarray(Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)).convert("L"))
+        true = np.asarray(Image.open(data / item[key]).resize(shown.shape[::-1]))
+        likeness = [np.corrcoef(shown.ravel(), turned.ravel())[0, 1] for turned in (true, true.T)]
+        assert likeness[0] > 0.9 and likeness[0] > likeness[1] + 0.05, (tag, likeness)
 
 
 def test_the_table_of_the_training_agrees_with_tensorboard(trained):
@@ -365,10 +374,11 @@ def test_the_trained_network_finds_the_rectangles_of_pictures_it_has_not_seen(ev
     assert read_json(evaluated / "testing" / "metrics.json")["lesion_dice"] > 0.7
 
 
-def test_evaluation_changes_no_weights_and_leaves_two_tables(evaluated):
-    for part in ("validation", "testing"):
-        names = {f.name for f in (evaluated / part).iterdir() if not f.name.startswith("events")}
-        assert names == {"metrics.json", "pictures.csv"}
+def test_evaluation_changes_no_weights_and_leaves_two_tables_and_masks_on_request(evaluated):
+    tables = {"metrics.json", "pictures.csv"}
+    masks = {f"{Path(row['filename']).stem}_seg.png" for row in read_csv(evaluated / "testing" / "pictures.csv")}
+    for part, expected in (("validation", tables), ("testing", tables | masks)):
+        assert {f.name for f in (evaluated / part).iterdir() if not f.name.startswith("events")} == expected
 
 
 def test_masks_of_inference_have_the_dice_and_the_classes_that_evaluation_reports(data, trained, evaluated, tmp_path):
@@ -380,6 +390,8 @@ def test_masks_of_inference_have_the_dice_and_the_classes_that_evaluation_report
             name = row["filename"]
             mask, label = pixels(tmp_path / f"{Path(name).stem}_seg.png"), pixels(data / "labels" / name)
             assert mask.shape == label.shape
+            if part == "testing":
+                assert np.array_equal(pixels(evaluated / part / f"{Path(name).stem}_seg.png"), mask)
             assert dice(mask, label) == pytest.approx(float(row["dice"]), abs=1e-6)
             assert int((mask > 0).sum()) == int(row["predicted_area_px"]) == int(predictions[name]["lesion_area_px"])
             assert predictions[name]["class"] == row["predicted_class"]

@@ -30,7 +30,7 @@ def test_the_demo_learns_on_phantoms_and_says_where_everything_lies(tmp_path):
     assert figures["lesion_dice"] > 0.5 and figures["accuracy"] > 0.5
     with open(output / "predictions" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == figures["pictures"] == len(list((output / "drawings").iterdir()))
+    assert len(rows) == figures["pictures"] == len(list((output / "drawings").glob("*.png")))
     # Every step is shown as a command before it runs.
     assert len(re.findall(r"^\$ python ", done.stdout, re.MULTILINE)) == 6
 
@@ -53,7 +53,9 @@ def test_the_source_is_never_replaced(tmp_path):
     assert source.is_dir()
 
 
-@pytest.mark.parametrize("script", ["demo", "show_predictions", "benchmark", "prepare_busi", "make_phantoms"])
+@pytest.mark.parametrize(
+    "script", ["demo", "show_predictions", "explore", "plot_training", "benchmark", "prepare_busi", "make_phantoms"]
+)
 def test_every_command_explains_itself(script):
     command = [sys.executable, f"scripts/{script}.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)

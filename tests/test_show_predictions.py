@@ -1,12 +1,17 @@
-"""show_predictions draws every picture of the table and names what it cannot draw."""
+"""show_predictions draws every picture of the table, names what it cannot draw, and lists the errors."""
 
 import csv
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import show_predictions
+import torch
 from conftest import ROOT
+from explanations import Explainer, GradCAM, score
+from monai.bundle import ConfigParser
 from PIL import Image
 
 COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]
@@ -41,7 +46,7 @@ def test_outlines_stand_where_the_masks_are(folders):
     done = run(folders, "--labels", str(folders / "labels"))
     assert done.returncode == 0, done.stderr
     drawings = folders / "drawings"
-    assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png"]
+    assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png", "index.html"]
     drawn = np.asarray(Image.open(drawings / "a.png").convert("RGB")).astype(int)
     assert drawn.shape[0] > 40 and drawn.shape[1] >= 60  # the strip of text stands below
     assert drawn[40:, 100:].max() > 100  # and reaches beyond a narrow picture
@@ -64,7 +69,7 @@ def test_pictures_are_read_and_named_as_by_the_inference(folders):
     Image.new("L", (60, 40)).save(folders / "pre dictions" / "a_seg.png")
     done = run(folders)
     assert done.returncode == 0, done.stderr
-    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png", "index.html"]
     grey = np.asarray(Image.open(folders / "drawings" / "a.png").convert("L"))
     assert abs(int(grey[20, 20]) - 128) <= 1  # 2000 of 4000
 
@@ -75,7 +80,8 @@ def test_what_cannot_be_drawn_is_named(folders):
     done = run(folders)
     assert done.returncode == 0, done.stderr
     assert "a.png: left out" in done.stdout + done.stderr and "b.jpg: left out" in done.stdout + done.stderr
-    assert [f.name for f in (folders / "drawings").iterdir()] == ["b.png.png"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["b.png.png", "index.html"]
+    assert "a.png: left out" in (folders / "drawings" / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -91,3 +97,145 @@ def test_wrong_options_end_with_one_line(folders, options, message):
     assert done.returncode != 0
     assert message in done.stderr.replace("\\", "/") and done.stderr.count("\n") == 1
     assert not (folders / "drawings").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"labels": "nowhere"}, "nowhere: no such folder; give --labels"),
+        ({"datalist": "nowhere"}, "nowhere: missing; give --datalist"),
+        ({"grad_cam": "maybe"}, "--grad_cam maybe: pass True or False"),
+        ({"grad_cam": True, "ckpt_dir": "nowhere"}, "nowhere/model.pt: missing; name the folder"),
+        ({"grad_cam": True, "options": {"imagesize": 64}}, "imagesize is no id of bundle/configs/inference"),
+        ({"output": "images"}, "the drawings would replace what lies there"),
+    ],
+)
+def test_wrong_values_are_refused_before_any_drawing(folders, options, message, monkeypatch):
+    monkeypatch.chdir(folders)
+    places = {"predictions": "pre dictions", "images": "images", "output": "drawings"}
+    before = (folders / "images" / "a.png").read_bytes()
+    with pytest.raises((OSError, ValueError), match=message):
+        show_predictions.show_predictions(**places | options)
+    assert (folders / "images" / "a.png").read_bytes() == before and not (folders / "drawings").exists()
+
+
+def rows_by_name(folders, **options):
+    found = show_predictions.read_rows(folders / "pre dictions", folders, options.get("datalist"))
+    return {row["filename"]: row for row in found}
+
+
+def test_true_classes_come_from_the_datalist_and_errors_follow(folders):
+    items = [{"image": "images/a.png", "class": 2}, {"image": "images/b.png", "class": 1}, {"image": "images/b.jpg"}]
+    (folders / "list.json").write_text(json.dumps({"training": items[:1], "fold_1": items[1:], "name": "x"}))
+    rows = rows_by_name(folders, datalist=folders / "list.json")
+    assert [rows[name]["true_class"] for name in ("a.png", "b.png", "b.jpg")] == ["malignant", "benign", ""]
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:30, 10:30] = 255
+    apart, empty = np.roll(mask, 25, axis=1), np.zeros_like(mask)
+    for name, true, errors, dice in (
+        ("a.png", mask, [], 1),
+        ("a.png", apart, ["missed malignant", "missed lesion"], 0),
+        ("b.png", np.roll(mask, 10, axis=1), ["wrong class"], 0.5),
+        ("b.jpg", empty, ["false mask"], 0),
+        ("b.jpg", None, [], None),
+    ):
+        row = dict(rows[name])
+        show_predictions.measure(row, mask, true)
+        assert (row["errors"], row.get("dice"), row["predicted_area_px"]) == (errors, dice, 400), name
+    row = dict(rows["a.png"]) | {"class": "benign"}
+    show_predictions.measure(row, mask, mask)
+    assert row["errors"] == ["wrong class", "missed malignant"]
+
+
+def test_an_evaluation_takes_the_limit_of_unsure_from_the_weights_that_it_measured(folders, capsys):
+    place = folders / "pre dictions"
+    (place / "predictions.csv").unlink()
+    columns = ["filename", "true_class", "predicted_class", "p_normal", "p_benign", "p_malignant"]
+    rows = [["a.png", "malignant", "benign", 0.2, 0.5, 0.3, 400, 0.25], ["b.png", "", "normal", 0.9, 0.1, 0, 0, 1]]
+    with open(place / "pictures.csv", "w", newline="") as file:
+        csv.writer(file).writerows([[*columns, "true_area_px", "dice"], *rows])
+    (place / "metrics.json").write_text(json.dumps({"weights_sha256": "1", "malignancy_threshold": 0.3}))
+    (folders / "calibration.json").write_text(json.dumps({"weights_sha256": "1", "unsure_below": 0.6}))
+    found = rows_by_name(folders)
+    assert [(r["suspicious"], r["unsure"], r["dice"]) for r in found.values()] == [
+        ("yes", "yes", 0.25),
+        ("no", "no", 1),
+    ]
+    (folders / "calibration.json").write_text(json.dumps({"weights_sha256": "2", "unsure_below": 0.6}))
+    assert {row["unsure"] for row in rows_by_name(folders).values()} == {""}
+    assert "of other weights, so that no class can be marked unsure" in capsys.readouterr().out
+    for file in place.glob("*_seg.png"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="without masks; run it with --save_masks True"):
+        rows_by_name(folders)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folder with untrained weights of the bundle's network."""
+    folder = tmp_path_factory.mktemp("weights")
+    parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json"))
+    torch.manual_seed(0)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    return folder
+
+
+def test_maps_are_drawn_and_scored_on_request(folders, weights):
+    options = ["--labels", str(folders / "labels"), "--grad_cam", "True", "--probability_map", "True"]
+    done = run(folders, *options, "--ckpt_dir", str(weights), "--options", "{'image_size': 64}")
+    assert done.returncode == 0, done.stderr
+    for name in ("grad_cam/b.jpg.jpg", "probability/a.jpg"):
+        assert Image.open(folders / "drawings" / name).size[0] >= 60
+        assert f'src="{name}"' in (folders / "drawings" / "index.html").read_text()
+    with open(folders / "drawings" / "grad_cam.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    content = json.loads((folders / "drawings" / "grad_cam.json").read_text())
+    assert content["pictures"] == len(rows) == 3 and "not a medical device" in content["notice"]
+    for name in ("pointing_game", "energy_inside", "chance"):
+        assert content[name] == pytest.approx(np.mean([float(row[name]) for row in rows]), abs=1e-6)
+    assert content["chance"] == pytest.approx(400 / 2400)
+    assert "pointing game" in (folders / "drawings" / "index.html").read_text()
+
+
+class Copy(torch.nn.Module):
+    """A network that sees a class, and a lesion, where the picture is bright."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 1, bias=False)
+        torch.nn.init.ones_(self.layer.weight)
+
+    def forward(self, x):
+        x = self.layer(x)
+        return {"pred": torch.cat([-x, x], 1), "class_logits": x.mean((2, 3)).repeat(1, 3)}
+
+
+def test_maps_lie_on_the_picture_as_it_stands(weights, tmp_path):
+    picture = np.full((50, 90), 40, np.uint8)
+    picture[5:15, 60:80] = 240  # above, on the right
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    explainer = Explainer(weights, {"image_size": 64})
+    probability = explainer.lesion_probability(tmp_path / "a.png")
+    explainer.grad_cam(tmp_path / "a.png", "benign")
+    # MONAI's Grad-CAM switches between training and evaluation.
+    assert np.array_equal(probability, explainer.lesion_probability(tmp_path / "a.png"))
+    explainer.network = network = Copy()
+    scores = torch.nn.Sequential(network)
+    scores.forward = lambda x: network(x)["class_logits"]
+    explainer.cam = GradCAM(scores.eval(), "0.layer", postprocessing=lambda x: x)
+    bright = picture > 100
+    for heat in (explainer.grad_cam(tmp_path / "a.png", "benign"), explainer.lesion_probability(tmp_path / "a.png")):
+        assert heat.shape == picture.shape
+        assert bright[np.unravel_index(heat.argmax(), heat.shape)]
+        assert heat[bright].mean() > 1.3 * heat[~bright].mean()
+
+
+def test_the_score_of_a_map_is_that_of_its_definition():
+    mask = np.zeros((10, 20), bool)
+    mask[2:4, 5:15] = True
+    inside, outside = np.zeros((10, 20)), np.zeros((10, 20))
+    inside[3, 6], outside[9, 0] = 1, 1
+    assert score(inside, mask) == {"pointing_game": 1, "energy_inside": 1, "centre": 0, "chance": 0.1}
+    assert score(inside + 3 * outside, mask) == {"pointing_game": 0, "energy_inside": 0.25, "centre": 0, "chance": 0.1}
+    assert score(0 * inside, mask)["pointing_game"] == score(0 * inside, mask)["energy_inside"] == 0
+    assert score(np.ones((10, 20)), mask)["energy_inside"] == pytest.approx(0.1)

@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, run
+from monai.config import KeysCollection
 from monai.data import CacheDataset
+from monai.utils import ensure_tuple
 from torch import nn
 from torch.optim import Optimizer
 
@@ -261,6 +263,22 @@ class TrainingCurve:
     def load_state_dict(self, state: dict) -> None:
         """Take over the rows of ``state_dict``."""
         self.rows = list(state["rows"])
+
+
+class Upright:
+    """MONAI's ``from_engine`` for pictures that TensorBoard shows: as they stand, not as MONAI loads them.
+
+    Args:
+        keys: of the pictures (C, W, H) in each item; they come back as (C, H, W), a list for each of several keys.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        self.keys = ensure_tuple(keys)
+
+    def __call__(self, items: list[dict]) -> tuple | list:
+        """Return the pictures of decollated items."""
+        found = [[item[key].transpose(-1, -2) for item in items] for key in self.keys]
+        return tuple(found) if len(found) > 1 else found[0]
 
 
 class TrainingCheckpoint:

@@ -1,0 +1,104 @@
+"""Explanations of a prediction: Grad-CAM of the class, the mask's probabilities, how well a map meets the lesion."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.visualize import GradCAM
+from style import ROOT
+from torch import nn
+
+# The last but one level of the encoder. The deepest has 5 x 5 positions for a picture of 160 pixels: too coarse a map,
+# which met fewer lesions on validation.
+LAYER = "down_3"
+
+
+class ClassScores(nn.Module):
+    """The network with the class scores (B, K) as its only output, as MONAI's `GradCAM` expects."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        """Score pictures (B, 1, M, N)."""
+        return self.network(x)["class_logits"]
+
+
+class Explainer:
+    """The trained network as the bundle's inference sets it up.
+
+    Args:
+        ckpt_dir: folder with `model.pt`.
+        options: ids of bundle/configs/inference.json with other values, such as `{"image_size": 128}`.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ValueError: an option is unknown, or the weights belong to another network.
+    """
+
+    def __init__(self, ckpt_dir, options):
+        parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json"))
+        unknown = [name for name in options if name not in parser]
+        if unknown:
+            raise ValueError(f"--options: {unknown[0]} is no id of bundle/configs/inference.json")
+        parser.update({"bundle_root": str(ROOT / "bundle"), "ckpt_dir": str(ckpt_dir), **options})
+        weights = Path(parser.get_parsed_content("weights"))
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights}: missing; name the folder of the weights with --ckpt_dir")
+        self.device = parser.get_parsed_content("device")
+        self.network = parser.get_parsed_content("network").eval()
+        try:
+            self.network.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
+        except RuntimeError:
+            raise ValueError(
+                f"{weights}: not of this network; give --options the features it was trained with"
+            ) from None
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.inferer = parser.get_parsed_content("inferer")
+        self.class_names = parser.get_parsed_content("class_names")
+        # MONAI's own scaling turns the map over, and scaled per picture it has no zero any more. In training mode it
+        # would switch the network back to training after each map.
+        self.cam = GradCAM(ClassScores(self.network).eval(), f"network.{LAYER}", postprocessing=lambda x: x)
+
+    def _load(self, path):
+        picture = self.preprocessing({"image": str(path)})["image"]
+        width, height = (int(side) for side in picture.meta["spatial_shape"])  # MONAI loads a PNG as (W, H)
+        return picture.as_tensor()[None].to(self.device), (width, height)
+
+    def grad_cam(self, path, class_name):
+        """Grad-CAM of a class (Selvaraju et al., ICCV 2017), float32 (height, width) of the picture, 0 or more."""
+        picture, size = self._load(path)
+        found = self.cam(picture, class_idx=self.class_names.index(class_name))[0, 0].detach().cpu().numpy()
+        return cv2.resize(found.T, size)
+
+    @torch.no_grad()
+    def lesion_probability(self, path):
+        """Probability of a lesion at each pixel, float32 (height, width) in [0, 1], as the inference thresholds it."""
+        picture, size = self._load(path)
+        found = self.inferer(picture, self.network)["pred"].softmax(1)[0, 1].cpu().numpy()
+        return cv2.resize(found.T, size)
+
+
+def score(heat, mask):
+    """How well a map meets the lesion of a picture, beside chance.
+
+    Args:
+        heat: map (height, width), 0 or more.
+        mask: true mask (height, width), bool, not empty.
+
+    Returns:
+        dict: `pointing_game`, whether the map's largest value lies in the lesion (Zhang et al., "Top-down Neural
+        Attention by Excitation Backprop", ECCV 2016), and `energy_inside`, the share of its sum that does (Wang et al.,
+        "Score-CAM", CVPR Workshops 2020): 0 both for an empty map. Beside them `centre`, whether the picture's centre
+        lies in the lesion, and `chance`, the lesion's share of the picture: what a random point and an even map reach.
+    """
+    total = float(heat.sum())
+    return {
+        "pointing_game": int(total > 0 and mask[np.unravel_index(heat.argmax(), heat.shape)]),
+        "energy_inside": float(heat[mask].sum()) / total if total > 0 else 0.0,
+        "centre": int(mask[mask.shape[0] // 2, mask.shape[1] // 2]),
+        "chance": float(mask.mean()),
+    }
