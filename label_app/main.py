@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from scripts.data import picture_problem
 
 logger = logging.getLogger(__name__)
 NAME = "breast_ultrasound"  # of the model, in the server's addresses
+TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(\.|$)")  # as tempfile names them, which the server uses for what it is sent
 
 
 class BatchInfer(BatchInferTask):
@@ -125,10 +127,11 @@ class App(MONAILabelApp):
         return {"label": label, "tag": "original", "file": file, "params": params}
 
     def _uploaded(self, path: str) -> bool:
-        """Whether a path is one that the server gave to a file sent to it; others would open the machine's files."""
-        places = [tempfile.gettempdir()] + ([self._sessions.store_path] if self._sessions else [])
-        real = os.path.realpath(str(path))
-        return os.path.isfile(real) and any(real.startswith(os.path.realpath(place) + os.sep) for place in places)
+        """Whether a path is one that the server itself gave to a file sent to it; others would open the machine's files."""
+        file = Path(os.path.realpath(str(path)))
+        sent = file.parent == Path(os.path.realpath(tempfile.gettempdir())) and TEMPORARY.match(file.name)
+        session = self._sessions and Path(os.path.realpath(self._sessions.store_path)) in file.parents
+        return file.is_file() and bool(sent or session)
 
     def train(self, request: dict) -> dict:
         """Train, and score the pictures anew where other weights serve."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-from pathlib import Path
+import math
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -19,7 +18,6 @@ from .datastore import PictureDatastore
 from .errors import RequestError
 from .infer import PictureInfer
 
-logger = logging.getLogger(__name__)
 AT_ONCE = 32  # pictures scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
 
 
@@ -49,7 +47,7 @@ class Readable(Strategy):
             except RequestError as error:
                 left_out[answer["id"]] = str(error)
                 continue
-            return answer | ({"left_out": list(left_out.values())} if left_out else {})
+            return ({"left_out": list(left_out.values())} if left_out else {}) | answer
 
 
 class _Without:
@@ -93,36 +91,37 @@ class Uncertainty(Strategy, ScoringMethod):
         known = self.scores()
         return [name for name in datastore.get_unlabeled_images() if name not in known]
 
-    def score(self, datastore: PictureDatastore, most: int | None = None) -> list[str]:
-        """Score pictures that have none yet, and return a line for each that cannot be read."""
-        scores, problems = self.scores(), []
+    def score(self, datastore: PictureDatastore, most: float = math.inf) -> list[str]:
+        """Score pictures that have no score yet, and return a line for each that cannot be read."""
+        scores, problems, added = self.scores(), [], 0
         weights = sha256(self.infer.get_path())
-        for name in self.missing(datastore)[:most]:
+        for name in self.missing(datastore):
+            if added == most:
+                break
             try:
                 path = datastore.picture(name)
             except RequestError as error:
                 problems.append(str(error))
-                scores[name] = -1.0  # behind all others; the choice names it
                 continue
             network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
             scores[name] = round(float(picture_uncertainty(network, picture)), 6)
-        write_json(Path(self.file), {"weights_sha256": weights, "scores": scores})
+            added += 1
+        if added:
+            write_json(self.file, {"weights_sha256": weights, "scores": scores})
         return problems
 
     def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
         """Score all pictures (a request with ``method``), or choose the next one."""
         if "method" in request:
             problems = self.score(datastore)
-            logger.info(f"{len(self.scores())} pictures scored, {len(problems)} left out")
-            return {"scored": len(self.scores()) - len(problems), "left_out": problems}
+            return {"scored": len(self.scores()), "left_out": problems}
         names = datastore.get_unlabeled_images()
         if not names:
             return None
-        if self.missing(datastore):
-            self.score(datastore, AT_ONCE)
+        problems = self.score(datastore, AT_ONCE)
         scores = self.scores()
-        name = max((name for name in names if name in scores), key=lambda name: scores[name], default=names[0])
-        return {"id": name, "uncertainty": scores.get(name)}
+        name = max((name for name in names if name in scores), key=scores.get, default=names[0])
+        return {"id": name, "uncertainty": scores.get(name)} | ({"left_out": problems} if problems else {})
 
 
 def strategies(uncertainty: Uncertainty) -> dict[str, Strategy]:
