@@ -11,15 +11,16 @@ import re
 import tempfile
 from pathlib import Path
 
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
 from lib.choose import AT_ONCE, Uncertainty, strategies
 from lib.datastore import PictureDatastore
 from lib.errors import RequestError
 from lib.infer import PictureInfer
 from lib.models import Models
 from lib.train import PictureTrain
-from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.tasks.batch_infer import BatchInferTask
-from monailabel.utils.others.generic import device_list, name_to_device
 from scripts.data import picture_problem
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class App(MONAILabelApp):
         return {"label": label, "tag": "original", "file": file, "params": params}
 
     def _uploaded(self, path: str) -> bool:
-        """Whether a path is one that the server itself gave to a file sent to it; others would open the machine's files."""
+        """Whether the server itself gave this path to a file sent to it; others would open the machine's files."""
         file = Path(os.path.realpath(str(path)))
         sent = file.parent == Path(os.path.realpath(tempfile.gettempdir())) and TEMPORARY.match(file.name)
         session = self._sessions and Path(os.path.realpath(self._sessions.store_path)) in file.parents

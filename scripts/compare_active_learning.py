@@ -76,6 +76,7 @@ def compare_active_learning(
         for strategy in STRATEGIES:
             order = list(range(len(parts["training"])))
             random.Random(seed).shuffle(order)
+            folder = None  # of the latest training
             for before, count in zip([0, *counts], counts):
                 if before and strategy == "uncertainty":
                     order = hardest_first(order, before, parts["training"], dataset, folder, image_size, features)

@@ -109,7 +109,7 @@ def bundle_answer(bundle, picture, folder):
 
 
 def same_answer(mask, params, expected):
-    """Whether an answer is that of `bundle_answer`; other versions of a library may round a border pixel differently."""
+    """Whether an answer is that of `bundle_answer`, but for a border pixel that is rounded differently."""
     true, probabilities = expected
     scores = {entry["label"]: entry["score"] for entry in params["classification"]}
     close = all(abs(scores[name] - probabilities[name]) < 1e-3 for name in CLASS_NAMES)

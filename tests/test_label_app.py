@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import CLASS_NAMES, ROOT
 from label_server import APP, HOLES, SHIM, bundle_answer, environment, png_bytes, same_answer, serve_app
-from lib.split import hold_out
 from monai.bundle import ConfigParser
 from PIL import Image, ImageDraw
 
+from lib.split import hold_out
 from scripts.uncertainty import picture_uncertainty
 
 MODEL = "breast_ultrasound"
@@ -176,7 +176,9 @@ class TestChoice:
     def test_batch_inference_runs_with_default_parameters(self, server, studies):
         server.request("POST", f"/batch/infer/{MODEL}")
         task = server.wait_for("batch/infer")
-        assert task["status"] == "DONE" and any("24 pictures done, 1 left out: a broken one" in x for x in task["details"])
+        assert task["status"] == "DONE" and any(
+            "24 pictures done, 1 left out: a broken one" in x for x in task["details"]
+        )
         status = server.request("GET", "/datastore/").json()
         assert status["label_tags"] == {"original": 24} and status["completed"] == 0
         mask, params = server.infer(MODEL, "benign (1)")

@@ -1,1 +1,1 @@
-"""Parts of the MONAI Label app: labels on disk, inference, training, the choice of the next picture, a guarded server."""
+"""Parts of the MONAI Label app: labels, inference, training, the choice of the next picture, a guarded server."""

@@ -10,6 +10,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.generic import name_to_device
+
 from scripts.calibration import sha256
 from scripts.files import write_json
 from scripts.uncertainty import picture_uncertainty
@@ -40,7 +41,9 @@ class Readable(Strategy):
             answer = self.strategy(request, _Without(datastore, left_out))
             if not answer:
                 if left_out:
-                    raise RequestError(422, "no readable picture without label is left: " + "; ".join(left_out.values()))
+                    raise RequestError(
+                        422, "no readable picture without label is left: " + "; ".join(left_out.values())
+                    )
                 return None
             try:
                 datastore.picture(answer["id"])

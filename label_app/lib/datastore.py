@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from PIL import Image
+
 from scripts.data import EXTENSIONS, picture_problem
 from scripts.files import write_json, write_whole
 

@@ -9,6 +9,7 @@ import nibabel
 import nrrd
 import numpy as np
 from PIL import Image, PngImagePlugin
+
 from scripts.data import to_grey
 from scripts.files import write_whole
 
@@ -71,7 +72,9 @@ def check_class(info: dict, mask: np.ndarray, class_names: list[str]) -> dict:
     if not name:
         names = ", ".join(class_names)
         info.pop("class", None)
-        return info | {"warning": f'no class: the mask is learnt, the class is not; send params {{"class": ...}}: {names}'}
+        return info | {
+            "warning": f'no class: the mask is learnt, the class is not; send params {{"class": ...}}: {names}'
+        }
     if name not in class_names:
         raise RequestError(422, f"class {name!r} is unknown; use {', '.join(class_names)}")
     if (name == "normal") == bool(mask.any()):

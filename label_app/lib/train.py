@@ -10,6 +10,7 @@ from pathlib import Path
 
 import monai.bundle
 from monailabel.interfaces.tasks.train import TrainTask
+
 from scripts.files import write_json
 from scripts.loss import UNKNOWN_CLASS
 
@@ -80,7 +81,7 @@ class PictureTrain(TrainTask):
 
         work = self.models.folder / ".training"
         shutil.rmtree(work, ignore_errors=True)  # of a training that was stopped
-        # KeepBest looks at the labels held out after the last epoch only; without any it needs some picture to look at.
+        # The trainer looks at the labels held out after the last epoch only; without any it needs some picture.
         write_json(work / "train.json", {"training": parts["training"], "validation": parts["held_out"] or items})
         start = str(self.models.serving()) if options["pretrained"] else ""
         self._run(

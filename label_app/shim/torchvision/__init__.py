@@ -1,1 +1,1 @@
-"""Stands in for torchvision, which MONAI Label imports for a transform that no app of ours uses; it would be 2 GB more."""
+"""Stands in for torchvision, which MONAI Label imports for a transform that this app does not use."""
