@@ -384,6 +384,27 @@ def test_a_wrong_start_ends_with_one_line(label_venv, options, message):
     assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_the_documents_commands_are_those_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace('"$(LABEL_RUN)"', ".venv-label/bin/python")
+    document = (ROOT / "docs" / "annotate.md").read_text(encoding="utf-8")
+    plain = [line for line in document.splitlines() if line.startswith(".venv-label/bin/python ")]
+    assert len(plain) == 3
+    for line in plain:
+        assert f"\t{line.split(' pictures')[0]}" in makefile.replace('"$(STUDIES)"', "pictures")
+    assert "\nannotate: " in makefile and "make annotate STUDIES=" in document
+
+
+def test_both_environments_have_the_same_versions():
+    def pins(name):
+        lines = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+        return {line.split("==")[0].split("[")[0].lower(): line.split("==")[1] for line in lines}
+
+    own, label = pins("requirements.txt"), pins("requirements-label.txt")
+    assert len(own.keys() & label.keys()) > 10
+    assert all(own[name] == label[name] for name in own.keys() & label.keys())
+    assert pins("requirements-label-no-deps.txt")["monailabel"] == "0.8.5"
+
+
 def test_labels_held_out_stay_so_and_never_trained_what_serves():
     names = [f"picture {number}" for number in range(20)]
     assert hold_out(names[:1], 0.2, []) == []

@@ -115,7 +115,7 @@ class PictureTrain(TrainTask):
         return self.models.history()[-1]
 
     def _score(self, weights: Path, work: Path) -> float:
-        """The bundle's score (mean of lesion Dice and macro F1) on the labels held out, as evaluate.json measures it."""
+        """The bundle's score (mean of lesion Dice and macro F1) on the labels held out, by evaluate.json."""
         self._run("evaluating", ["train", "evaluate"], work, weights=str(weights), part="validation")
         return json.loads((work / "metrics.json").read_text(encoding="utf-8"))["score"]
 
