@@ -193,9 +193,9 @@ def serve(command, log, **options):
             process.wait()
 
 
-def serve_app(venv, studies, bundle, log):
+def serve_app(venv, studies, bundle, log, *options):
     """Start label_app as `make annotate` does."""
-    command = [venv / "bin" / "python", APP / "start.py", "--studies", studies, "--bundle", bundle]
+    command = [venv / "bin" / "python", APP / "start.py", "--studies", studies, "--bundle", bundle, *options]
     return serve(command, log, env=environment(venv), cwd=ROOT)
 
 

@@ -337,8 +337,11 @@ class TestLater:
         # As after a crash between the two files of a save
         (folder / "datastore_v2.json").write_bytes(state)
         (folder / "labels" / "final" / f".{names[0]}.1.partial.png").write_bytes(b"half")
-        with serve_app(label_venv, folder, small_bundle, tmp_path / "server.log") as server:
-            assert server.request("GET", "/info/").json()["datastore"]["completed"] == 3
+        options = ["--names", "labels.example.org"]
+        with serve_app(label_venv, folder, small_bundle, tmp_path / "server.log", *options) as server:
+            proxied = {"Host": "labels.example.org", "Origin": "https://labels.example.org"}
+            info = server.request("GET", "/info/", headers=proxied).json()
+            assert info["datastore"]["completed"] == 3
             for name, kind in zip(names, ALL):
                 path = f"/datastore/label/info?label={name}&tag=final"
                 assert server.request("GET", path).json()["class"] == kind

@@ -41,9 +41,8 @@ class Readable(Strategy):
             answer = self.strategy(request, _Without(datastore, left_out))
             if not answer:
                 if left_out:
-                    raise RequestError(
-                        422, "no readable picture without label is left: " + "; ".join(left_out.values())
-                    )
+                    names = "; ".join(left_out.values())
+                    raise RequestError(422, f"no readable picture without label is left: {names}")
                 return None
             try:
                 datastore.picture(answer["id"])

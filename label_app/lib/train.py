@@ -66,7 +66,7 @@ class PictureTrain(TrainTask):
         """Train, compare, note, and return the entry of the history.
 
         Raises:
-            RequestError: there is no label, or an option is not valid.
+            RequestError: there is no label, an option is not valid, or the training diverged.
         """
         options = {name: request.get(name, default) for name, default in OPTIONS.items()}
         check_options(options)
@@ -95,6 +95,8 @@ class PictureTrain(TrainTask):
             pretrained=start,
         )
         new = work / "model.pt"
+        if not new.is_file():  # no score is larger than one that is not a number
+            raise RequestError(400, "the training diverged and left no weights; use a smaller learning_rate")
         entry = {
             "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             **options,
