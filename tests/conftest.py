@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 CLASS_NAMES = ("normal", "benign", "malignant")
+SMALL = {"image_size": 64, "features": [8, 8, 16, 16, 32, 8]}
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +60,28 @@ def tiny_prepared(tmp_path_factory):
                 lists[part].append(item)
     (folder / "datalist.json").write_text(json.dumps(lists), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory, prepared):
+    """Copy of the bundle with a small network, trained on phantoms in seconds. Read it only."""
+    bundle = tmp_path_factory.mktemp("small") / "bundle"
+    shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    for name in ("train", "inference"):
+        config = bundle / "configs" / f"{name}.json"
+        config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | SMALL), encoding="utf-8")
+    options = ["--dataset_dir", prepared, "--output_dir", bundle.parent / "evaluation", "--epochs", "30"]
+    options += ["--batch_size", "4", "--learning_rate", "0.01"]
+    command = ["-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json", *map(str, options)]
+    done = subprocess.run([sys.executable, *command], cwd=bundle, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (bundle / "models" / "checkpoint.pt").unlink()
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def label_venv():
+    """Folder of MONAI Label's virtual environment."""
+    from label_server import label_environment
+
+    return label_environment()

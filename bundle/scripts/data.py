@@ -87,7 +87,7 @@ def list_pictures(folder: str, output_dir: str | None = None, done: Collection[s
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass --dataset_dir with a folder of pictures")
     files = sorted(f for f in Path(folder).iterdir() if f.is_file() and f.suffix.lower() in EXTENSIONS)
-    problems = {f: problem for f in files if (problem := _problem(f))}
+    problems = {f: problem for f in files if (problem := picture_problem(f))}
     for file, problem in problems.items():
         logger.error(f"{file}: left out, not a readable picture ({problem}); replace the file")
     if problems:
@@ -97,7 +97,8 @@ def list_pictures(folder: str, output_dir: str | None = None, done: Collection[s
     return [{"image": str(f)} for f in files if f not in problems and f.name not in done]
 
 
-def _problem(file: Path) -> str:
+def picture_problem(file: str | Path) -> str:
+    """Why a picture cannot be read; empty where it can."""
     try:
         with Image.open(file) as picture:
             # A PNG carries checksums, so that it need not be decoded to be trusted.

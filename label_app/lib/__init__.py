@@ -1,0 +1,1 @@
+"""Parts of the MONAI Label app: labels, inference, training, the choice of the next picture, a guarded server."""

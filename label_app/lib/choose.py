@@ -1,0 +1,135 @@
+"""Which picture a person should label next."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+from monailabel.utils.others.generic import name_to_device
+
+from scripts.calibration import sha256
+from scripts.files import write_json
+from scripts.uncertainty import picture_uncertainty
+
+from .datastore import PictureDatastore
+from .errors import RequestError
+from .infer import PictureInfer
+
+AT_ONCE = 32  # pictures scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
+
+
+class Readable(Strategy):
+    """Another strategy that passes unreadable pictures by, and names them in ``left_out`` of its answer.
+
+    Args:
+        strategy: one that calls ``get_unlabeled_images``.
+        description: one line for clients.
+    """
+
+    def __init__(self, strategy: Strategy, description: str) -> None:
+        super().__init__(description)
+        self.strategy = strategy
+
+    def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
+        """Return ``{"id": ...}`` of a picture without label, or None where there is none."""
+        left_out: dict[str, str] = {}
+        while True:
+            answer = self.strategy(request, _Without(datastore, left_out))
+            if not answer:
+                if left_out:
+                    names = "; ".join(left_out.values())
+                    raise RequestError(422, f"no readable picture without label is left: {names}")
+                return None
+            try:
+                datastore.picture(answer["id"])
+            except RequestError as error:
+                left_out[answer["id"]] = str(error)
+                continue
+            return ({"left_out": list(left_out.values())} if left_out else {}) | answer
+
+
+class _Without:
+    """A datastore without some pictures."""
+
+    def __init__(self, datastore: PictureDatastore, names: dict[str, str]) -> None:
+        self._datastore = datastore
+        self._names = names
+
+    def __getattr__(self, name: str):
+        return getattr(self._datastore, name)
+
+    def get_unlabeled_images(self, label_tag=None, labels=None) -> list[str]:
+        return [name for name in self._datastore.get_unlabeled_images() if name not in self._names]
+
+
+class Uncertainty(Strategy, ScoringMethod):
+    """The picture that the serving model finds hardest comes first: ``scripts.uncertainty.picture_uncertainty``.
+
+    As a scoring method it scores every picture without label; as a strategy it scores a few more itself and takes the
+    highest. Scores lie in ``uncertainty.json`` of the models' folder and belong to one file of weights.
+
+    Args:
+        infer: gives the network and the pictures as it sees them.
+    """
+
+    def __init__(self, infer: PictureInfer) -> None:
+        super().__init__("The picture that the model finds hardest")
+        self.infer = infer
+        self.file = infer.models.folder / "uncertainty.json"
+
+    def scores(self) -> dict[str, float]:
+        """Scores under the weights that serve, by id."""
+        if not self.file.is_file():
+            return {}
+        content = json.loads(self.file.read_text(encoding="utf-8"))
+        return content["scores"] if content["weights_sha256"] == sha256(self.infer.get_path()) else {}
+
+    def missing(self, datastore: PictureDatastore) -> list[str]:
+        """Ids of the pictures without label and score."""
+        known = self.scores()
+        return [name for name in datastore.get_unlabeled_images() if name not in known]
+
+    def score(self, datastore: PictureDatastore, most: float = math.inf) -> list[str]:
+        """Score pictures that have no score yet, and return a line for each that cannot be read."""
+        scores, problems, added = self.scores(), [], 0
+        weights = sha256(self.infer.get_path())
+        for name in self.missing(datastore):
+            if added == most:
+                break
+            try:
+                path = datastore.picture(name)
+            except RequestError as error:
+                problems.append(str(error))
+                continue
+            network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
+            scores[name] = round(float(picture_uncertainty(network, picture)), 6)
+            added += 1
+        if added:
+            write_json(self.file, {"weights_sha256": weights, "scores": scores})
+        return problems
+
+    def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
+        """Score all pictures (a request with ``method``), or choose the next one."""
+        if "method" in request:
+            problems = self.score(datastore)
+            return {"scored": len(self.scores()), "left_out": problems}
+        names = datastore.get_unlabeled_images()
+        if not names:
+            return None
+        problems = self.score(datastore, AT_ONCE)
+        scores = self.scores()
+        name = max((name for name in names if name in scores), key=scores.get, default=names[0])
+        return {"id": name, "uncertainty": scores.get(name)} | ({"left_out": problems} if problems else {})
+
+
+def strategies(uncertainty: Uncertainty) -> dict[str, Strategy]:
+    """The strategies by name."""
+    return {
+        "uncertainty": Readable(uncertainty, uncertainty.description),
+        "random": Readable(Random(), "Any picture without label"),
+        "first": Readable(First(), "The first picture without label, by name"),
+    }

@@ -1,0 +1,244 @@
+"""A folder of pictures and their labels that survives crashes and other processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from PIL import Image
+
+from scripts.data import EXTENSIONS, picture_problem
+from scripts.files import write_json, write_whole
+
+from .errors import RequestError
+from .labels import check_class, read_info, read_mask, write_label
+
+logger = logging.getLogger(__name__)
+TAG = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class PictureDatastore(LocalDatastore):
+    """``LocalDatastore`` of pictures that lie directly in a folder; labels are PNG masks in ``labels/<tag>``.
+
+    Server, training and batch inference are processes of their own that write the same ``datastore_v2.json``; the
+    original overwrites what another process wrote since, and files in place. Here each change reads first, under a
+    lock, and replaces the file whole. A label's PNG carries its class; where the two disagree after a crash, the PNG,
+    which is written first, is right.
+
+    Args:
+        folder: the pictures.
+        class_names: valid classes of a label.
+    """
+
+    def __init__(self, folder: str, class_names: list[str]) -> None:
+        self.class_names = class_names
+        self.latest_info: dict = {}  # of the label saved last
+        self._seen: tuple = ()
+        os.makedirs(folder, exist_ok=True)
+        self._lock = FileLock(os.path.join(folder, ".lock"))
+        patterns = [f"*{e}" for extension in EXTENSIONS for e in (extension, extension.upper())]
+        super().__init__(folder, extensions=patterns)
+
+    # -- what LocalDatastore does with files
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        return os.path.splitext(file)
+
+    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
+        # A name with a dot in front is a file that another process is still writing.
+        return {name: file for name, file in super()._list_files(path, patterns).items() if not name.startswith(".")}
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        path = Path(self._datastore_config_path)
+        with self._lock:
+            if not path.is_file() or path.stat().st_mtime_ns == self._config_ts:
+                return
+            try:
+                self._datastore = LocalDatastoreModel.model_validate_json(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path}: not readable; move it away, the labels' files bring it back") from error
+            self._datastore.base_path = self._datastore_path
+            self._config_ts = path.stat().st_mtime_ns
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        with self._lock:
+            path = Path(self._datastore_config_path)
+            write_json(path, json.loads(self._datastore.model_dump_json(exclude={"base_path"})))
+            self._config_ts = path.stat().st_mtime_ns
+
+    def _reconcile_datastore(self) -> None:
+        with self._lock:
+            super()._reconcile_datastore()
+            changed = False
+            for name, entry in self._datastore.objects.items():
+                for tag, label in entry.labels.items():
+                    info = read_info(self._label_file(name, tag, label.ext))
+                    if info and info != label.info:
+                        label.info, changed = info, True
+            if changed:
+                self._update_datastore_file()
+            self._seen = self._state()
+
+    def _state(self) -> tuple:
+        folders = [self._datastore_path, self._datastore.label_path(None)]
+        folders += [entry.path for entry in os.scandir(folders[1]) if entry.is_dir()]
+        times = [os.stat(folder).st_mtime_ns for folder in folders]
+        return self._config_ts, *times
+
+    def _look(self) -> None:
+        """Take in what another process or person has put into the folder or taken away."""
+        if self._state() != self._seen:
+            self._reconcile_datastore()
+
+    def _label_file(self, name: str, tag: str, extension: str = ".png") -> Path:
+        return Path(self._datastore.label_path(tag)) / f"{name}{extension}"
+
+    # -- what is read
+
+    def list_images(self) -> list[str]:
+        """Ids (file names without extension) of all pictures, sorted."""
+        self._look()
+        return sorted(super().list_images())
+
+    def get_labeled_images(self, label_tag=None, labels=None) -> list[str]:
+        """Ids of pictures with a submitted label, sorted."""
+        self._look()
+        return sorted(super().get_labeled_images())
+
+    def get_unlabeled_images(self, label_tag=None, labels=None) -> list[str]:
+        """Ids of the other pictures, sorted."""
+        self._look()
+        return sorted(super().get_unlabeled_images())
+
+    def json(self) -> dict:
+        """The whole datastore."""
+        self._look()
+        return super().json()
+
+    def picture(self, image_id: str) -> str:
+        """Path of a readable picture.
+
+        Raises:
+            RequestError: 404 where the folder has no such picture, 422 where it cannot be read.
+        """
+        self._look()
+        path = self.get_image_uri(image_id)
+        if not path:
+            raise RequestError(404, f"picture {image_id!r} is unknown; ids are file names without extension")
+        problem = picture_problem(path)
+        if problem:
+            raise RequestError(422, f"{Path(path).name}: not a readable picture ({problem}); replace the file")
+        return path
+
+    def problems(self) -> list[str]:
+        """A line for each file that cannot be used: unreadable, or of the same id as another."""
+        files = [f for f in os.listdir(self._datastore_path) if os.path.splitext(f)[1].lower() in EXTENSIONS]
+        lines = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in sorted(files)]
+        lines = [f"{file}: not a readable picture ({problem})" for file, problem in lines if problem]
+        counts = Counter(os.path.splitext(f)[0] for f in files)
+        used = {name: os.path.basename(self.get_image_uri(name)) for name, count in counts.items() if count > 1}
+        return lines + [f"{name}: several files of this name, only {file} is used" for name, file in used.items()]
+
+    # -- what is written
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
+        """Keep a person's label as PNG mask of the picture's size, with its class.
+
+        Raises:
+            RequestError: tag, picture, file, size or class are not valid; nothing has been written.
+        """
+        mask = self._mask(image_id, label_filename)
+        return self._write(image_id, mask, label_tag, check_class(dict(label_info or {}), mask, self.class_names))
+
+    def save_suggestion(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
+        """Keep a model's answer, whose class may contradict its mask."""
+        return self._write(image_id, self._mask(image_id, label_filename), label_tag, dict(label_info))
+
+    def _mask(self, image_id: str, file: str) -> np.ndarray:
+        with Image.open(self.picture(image_id)) as picture:
+            width, height = picture.size
+        mask = read_mask(file)
+        if mask.shape != (height, width):
+            found = f"{mask.shape[1]} x {mask.shape[0]}"
+            raise RequestError(422, f"the label has {found} pixels, the picture {width} x {height}; send its own size")
+        return mask
+
+    def _write(self, image_id: str, mask: np.ndarray, label_tag: str, info: dict) -> str:
+        tag = getattr(label_tag, "value", label_tag)
+        if not TAG.fullmatch(tag):
+            raise RequestError(400, f"tag {tag!r} is not valid; use letters, digits, - and _")
+        info |= {"ts": int(time.time()), "name": f"{image_id}.png"}
+        with self._lock:
+            self._look()
+            write_label(self._label_file(image_id, tag), mask, info)
+            self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".png")
+            self._update_datastore_file()
+            self._seen = self._state()
+        self.latest_info = info
+        return image_id
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict) -> None:
+        """Change the info of a label, such as a class given later.
+
+        Raises:
+            RequestError: there is no such label, or the class is not valid for its mask.
+        """
+        with self._lock:
+            self._look()
+            label = self._datastore.label(label_id, label_tag)
+            if label is None:
+                raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
+            file = self._label_file(label_id, label_tag, label.ext)
+            mask = read_mask(file)
+            merged = check_class({**label.info, **info}, mask, self.class_names)
+            write_label(file, mask, merged)
+            label.info = merged
+            self._update_datastore_file()
+            self._seen = self._state()
+
+    def update_image_info(self, image_id: str, info: dict) -> None:
+        """Change the info of a picture.
+
+        Raises:
+            RequestError: there is no such picture.
+        """
+        with self._lock:
+            self._look()
+            if image_id not in self._datastore.objects:
+                raise RequestError(404, f"picture {image_id!r} is unknown")
+            self._datastore.objects[image_id].image.info.update(info)
+            self._update_datastore_file()
+            self._seen = self._state()
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict) -> str:
+        """Take a new picture into the folder.
+
+        Raises:
+            RequestError: the name leads out of the folder or is taken, or the file is not a readable picture.
+        """
+        extension = os.path.splitext(image_filename)[1]
+        problem = picture_problem(image_filename)
+        if problem or extension.lower() not in EXTENSIONS:
+            raise RequestError(422, f"not a readable picture ({problem or extension}); send {', '.join(EXTENSIONS)}")
+        if not image_id or image_id.startswith(".") or re.search(r"[/\\\0]", image_id):
+            raise RequestError(400, f"{image_id!r} is not a valid name for a picture; use a plain file name")
+        with self._lock:
+            self._look()
+            if image_id in self._datastore.objects:
+                raise RequestError(409, f"picture {image_id!r} exists; remove it first, or choose another name")
+            name = f"{image_id}{extension}"
+            write_whole(Path(self._datastore_path) / name, lambda path: shutil.copy(image_filename, path))
+            info = {**(image_info or {}), "ts": int(time.time()), "name": name}
+            self._datastore.objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension))
+            self._update_datastore_file()
+            self._seen = self._state()
+        return image_id

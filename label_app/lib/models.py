@@ -1,0 +1,62 @@
+"""Which weights serve, and all that ever did."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from scripts.calibration import sha256
+from scripts.files import write_json, write_whole
+
+
+class Models:
+    """Weights of a bundle, only read, and those fine-tuned from them, in a folder of their own.
+
+    The folder holds ``model.pt`` where fine-tuned weights serve, every model that was trained or replaced as
+    ``model_<first digits of its SHA-256>.pt``, and ``history.json``, an entry for each training.
+
+    Args:
+        bundle: the bundle; nothing is written there.
+        folder: where fine-tuned weights go.
+
+    Raises:
+        FileNotFoundError: the bundle has no weights.
+    """
+
+    def __init__(self, bundle: str | Path, folder: str | Path) -> None:
+        self.bundle = Path(bundle)
+        self.folder = Path(folder)
+        self.shipped = self.bundle / "models" / "model.pt"
+        self.own = self.folder / "model.pt"
+        if not self.shipped.is_file():
+            raise FileNotFoundError(f"{self.shipped}: missing; train the bundle (README.md), or name one with weights")
+        self.class_names = json.loads((self.bundle / "configs" / "inference.json").read_text("utf-8"))["class_names"]
+
+    def serving(self) -> Path:
+        """The weights that answer now."""
+        return self.own if self.own.is_file() else self.shipped
+
+    def history(self) -> list[dict]:
+        """Entries of all trainings, oldest first."""
+        file = self.folder / "history.json"
+        return json.loads(file.read_text(encoding="utf-8"))["trainings"] if file.is_file() else []
+
+    def keep(self, weights: Path) -> Path:
+        """Copy weights into the folder under a name of their own, and return it."""
+        kept = self.folder / f"model_{sha256(weights)[:8]}.pt"
+        if not kept.is_file():
+            write_whole(kept, lambda path: shutil.copy(weights, path))
+        return kept
+
+    def add(self, entry: dict, weights: Path) -> None:
+        """Note a training, and let its weights serve where the entry says ``promoted``.
+
+        Every step is whole or did not happen; a process killed between two leaves the earlier weights serving.
+        """
+        self.keep(self.serving())
+        kept = self.keep(weights)
+        trainings = [*self.history(), {**entry, "model": kept.name}]
+        write_json(self.folder / "history.json", {"trainings": trainings})
+        if entry["promoted"]:
+            write_whole(self.own, lambda path: shutil.copy(kept, path))

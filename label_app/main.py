@@ -1,0 +1,170 @@
+"""MONAI Label app for breast ultrasound: mask and class, learnt from the labels of the person who uses it.
+
+`make annotate STUDIES=DIR` starts it; docs/annotate.md explains it. Research software, not a medical device.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from lib.choose import AT_ONCE, Uncertainty, strategies
+from lib.datastore import PictureDatastore
+from lib.errors import RequestError
+from lib.infer import PictureInfer
+from lib.models import Models
+from lib.train import PictureTrain
+from scripts.data import picture_problem
+
+logger = logging.getLogger(__name__)
+NAME = "breast_ultrasound"  # of the model, in the server's addresses
+TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(\.|$)")  # as tempfile names them, which the server uses for what it is sent
+
+
+class BatchInfer(BatchInferTask):
+    """MONAI Label's own, which fails without a GPU under its default parameters and at the first unreadable picture."""
+
+    def __call__(self, request, datastore, infer):
+        """Infer all pictures that the request names; give answers by id, with ``error`` for those that failed."""
+
+        def infer_or_name(item, store):
+            try:
+                return infer(item, store)
+            except RequestError as error:
+                logger.error(f"left out: {error}")
+                return {"error": str(error)}
+
+        request = {**request, "multi_gpu": False, "max_workers": 1}
+        results = super().__call__(request, datastore, infer_or_name)
+        failed = [name for name, result in results.items() if "error" in result]
+        logger.info(f"{len(results) - len(failed)} pictures done, {len(failed)} left out: {', '.join(failed)}")
+        return results
+
+
+class App(MONAILabelApp):
+    """One model, its trainer, and the strategies that choose the next picture.
+
+    Args:
+        app_dir: this folder.
+        studies: folder of pictures; labels, fine-tuned models and the state go below it.
+        conf: ``bundle``: folder of the bundle.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        bundle = Path(conf.get("bundle") or Path(app_dir).parent / "bundle").resolve()
+        self.models = Models(bundle, Path(studies) / "models")
+        description = "Lesion mask and class in breast ultrasound. Research software, not a medical device."
+        super().__init__(app_dir, studies, conf, name="Breast ultrasound", description=description)
+
+    def init_datastore(self) -> PictureDatastore:
+        """The folder of pictures."""
+        return PictureDatastore(self.studies, self.models.class_names)
+
+    def init_infers(self) -> dict:
+        """The model."""
+        self.infer_task = PictureInfer(self.models)
+        self.uncertainty = Uncertainty(self.infer_task)
+        return {NAME: self.infer_task}
+
+    def init_trainers(self) -> dict:
+        """Its trainer."""
+        return {NAME: PictureTrain(self.models)}
+
+    def init_strategies(self) -> dict:
+        """How the next picture is chosen."""
+        return strategies(self.uncertainty)
+
+    def init_scoring_methods(self) -> dict:
+        """Scores for the choice by uncertainty."""
+        return {"uncertainty": self.uncertainty}
+
+    def init_batch_infer(self) -> BatchInfer:
+        """Inference over the folder."""
+        return BatchInfer()
+
+    def on_init_complete(self) -> None:
+        """Name what cannot be used, and score the pictures where a client would wait for it too long."""
+        super().on_init_complete()
+        problems = self._datastore.problems()
+        for problem in problems:
+            logger.error(f"left out: {problem}")
+        logger.info(f"{len(self._datastore.list_images())} pictures, {len(problems)} files left out")
+        self.score_if_many()
+
+    def score_if_many(self) -> None:
+        """Start scoring in the background where many pictures have no score under the weights that serve."""
+        if len(self.uncertainty.missing(self._datastore)) > AT_ONCE:
+            self.async_scoring("uncertainty")
+
+    def infer(self, request: dict, datastore=None) -> dict:
+        """Mask and class of a picture, as ``MONAILabelApp.infer`` gives them.
+
+        Raises:
+            RequestError: model, picture or an option is unknown, or the picture cannot be read.
+        """
+        datastore = datastore or self._datastore
+        self.check_task("infer", request.get("model"))
+        task = self._infers[request["model"]]
+        device = name_to_device(request.get("device"))
+        if device != "cpu" and not device.startswith("cuda"):
+            raise RequestError(400, f"device {device!r} is unknown; use {', '.join(device_list())}")
+        picture = request.get("image")
+        known = picture in datastore.list_images()
+        path = datastore.picture(picture) if known or not self._uploaded(picture) else picture
+        if not known and (problem := picture_problem(path)):
+            raise RequestError(422, f"the file sent is not a readable picture ({problem})")
+        file, params = task({**request, "image": path, "device": device, "description": task.description})
+        label = file
+        if known and request.get("save_label"):
+            info = {"model": NAME, "class": params["class"], "params": params}
+            label = datastore.save_suggestion(picture, file, request.get("label_tag") or "original", info)
+        return {"label": label, "tag": "original", "file": file, "params": params}
+
+    def _uploaded(self, path: str) -> bool:
+        """Whether the server itself gave this path to a file sent to it; others would open the machine's files."""
+        file = Path(os.path.realpath(str(path)))
+        sent = file.parent == Path(os.path.realpath(tempfile.gettempdir())) and TEMPORARY.match(file.name)
+        session = self._sessions and Path(os.path.realpath(self._sessions.store_path)) in file.parents
+        return file.is_file() and bool(sent or session)
+
+    def train(self, request: dict) -> dict:
+        """Train, and score the pictures anew where other weights serve."""
+        entry = super().train(request)
+        if entry["promoted"]:
+            self.score_if_many()
+        return entry
+
+    def next_sample(self, request: dict) -> dict:
+        """The next picture to label.
+
+        Raises:
+            RequestError: the strategy is unknown.
+        """
+        if request.get("strategy") not in self._strategies:
+            names = ", ".join(self._strategies)
+            raise RequestError(404, f"strategy {request.get('strategy')!r} is unknown; use {names}")
+        return super().next_sample(request)
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict:
+        """Tell the client what was kept, and what the label lacks."""
+        info = self._datastore.latest_info
+        logger.info(f"label of {image_id}: {info}")
+        return {name: info[name] for name in ("class", "warning") if name in info}
+
+    def check_task(self, kind: str, model: str) -> None:
+        """Refuse a training or batch inference before its process starts.
+
+        Raises:
+            RequestError: there is no such model, or no label to learn from.
+        """
+        if model and model not in self._infers:
+            raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
+        if kind == "train":
+            self._trainers[NAME].labels(self._datastore)

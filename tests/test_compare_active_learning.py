@@ -1,0 +1,72 @@
+"""compare_active_learning reveals labels in two orders, never reads the testing part, and goes on after a stop."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SMALL
+
+OPTIONS = ["--counts", "4,8,12", "--seeds", "0,", "--steps", "40", "--image_size", str(SMALL["image_size"])]
+OPTIONS += ["--features", json.dumps(SMALL["features"])]
+
+
+def run(*options):
+    command = [sys.executable, "scripts/compare_active_learning.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_labels_are_revealed_in_two_orders(prepared, tmp_path):
+    dataset, output = tmp_path / "data", tmp_path / "out"
+    dataset.mkdir()
+    parts = json.loads((prepared / "datalist.json").read_text())
+    for item in parts["training"] + parts["validation"]:
+        item |= {key: str(prepared / item[key]) for key in ("image", "label")}
+    for item in parts["testing"]:
+        item |= {"image": "missing.png", "label": "missing.png"}
+    (dataset / "datalist.json").write_text(json.dumps(parts))
+    done = run("--dataset_dir", dataset, "--output_dir", output, *OPTIONS)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    with open(output / "active_learning.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [(strategy, count) for strategy in ("random", "uncertainty") for count in ("4", "8", "12")]
+    assert [(row["strategy"], row["labels"]) for row in rows] == expected
+    assert {row["epochs"] for row in rows} == {"40"} and rows[0]["lesion_dice"] == rows[3]["lesion_dice"]
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("lesion_dice", "macro_f1"))
+
+    def chosen(name):
+        content = json.loads((output / name / "datalist.json").read_text())
+        assert content["validation"] == parts["validation"] and content["testing"] == []
+        return [item["image"] for item in content["training"]]
+
+    first = chosen("first_0")
+    assert len(set(first)) == 4
+    for strategy in ("random", "uncertainty"):
+        assert chosen(f"{strategy}_0_8")[:4] == first
+        assert chosen(f"{strategy}_0_12")[:8] == chosen(f"{strategy}_0_8")
+    assert chosen("random_0_12") != chosen("uncertainty_0_12")
+
+    table = (output / "active_learning.csv").read_bytes()
+    again = run("--dataset_dir", dataset, "--output_dir", output, *OPTIONS)
+    assert again.returncode == 0 and "Iter: " not in again.stdout + again.stderr  # finished runs are not repeated
+    assert (output / "active_learning.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "--dataset_dir needs a value"),
+        (["--dataset_dir", "nowhere", "--output_dir", "x"], "datalist.json: missing; prepare the folder first"),
+        (["--count", "3"], "unknown option --count; valid options: --dataset_dir"),
+    ],
+)
+def test_wrong_options_end_with_one_line(options, message):
+    done = run(*options)
+    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_more_labels_than_pictures_are_refused(tiny_prepared, tmp_path):
+    done = run("--dataset_dir", tiny_prepared, "--output_dir", tmp_path / "x", "--counts", "4,400")
+    assert done.returncode != 0 and "use rising numbers up to 6, the training part" in done.stderr
