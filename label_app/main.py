@@ -20,7 +20,7 @@ from lib.datastore import PictureDatastore
 from lib.errors import RequestError
 from lib.infer import PictureInfer
 from lib.models import Models
-from lib.train import PictureTrain
+from lib.train import OPTIONS, PictureTrain, check_options
 from scripts.data import picture_problem
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class App(MONAILabelApp):
             RequestError: model, picture or an option is unknown, or the picture cannot be read.
         """
         datastore = datastore or self._datastore
-        self.check_task("infer", request.get("model"))
+        self.check_task("infer", request.get("model"), request)
         task = self._infers[request["model"]]
         device = name_to_device(request.get("device"))
         if device != "cpu" and not device.startswith("cuda"):
@@ -158,13 +158,14 @@ class App(MONAILabelApp):
         logger.info(f"label of {image_id}: {info}")
         return {name: info[name] for name in ("class", "warning") if name in info}
 
-    def check_task(self, kind: str, model: str) -> None:
+    def check_task(self, kind: str, model: str, options: dict) -> None:
         """Refuse a training or batch inference before its process starts.
 
         Raises:
-            RequestError: there is no such model, or no label to learn from.
+            RequestError: there is no such model, no label to learn from, or an option is not valid.
         """
         if model and model not in self._infers:
             raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
         if kind == "train":
             self._trainers[NAME].labels(self._datastore)
+            check_options({**OPTIONS, **options})

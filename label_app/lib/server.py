@@ -53,8 +53,10 @@ async def guard(request: Request, call_next):
         return refuse(405, "weights change by training only")
     task = re.fullmatch(r"/(train|batch/infer)/?(.*)", path)
     if task and request.method == "POST":
+        # Here, since a task's last lines, its error among them, may be lost to GET /train/.
         try:
-            app_instance().check_task(*task.groups())
+            options = json.loads(await request.body() or b"{}")
+            app_instance().check_task(*task.groups(), options if isinstance(options, dict) else {})
         except ValueError as error:
             return await answer_value_error(request, error)
     return await call_next(request)
