@@ -28,7 +28,6 @@ EVALUATIONS = {
     "cross_validation": "cross-validation",
     "testing": "test part",
     "external": "BrEaST (external)",
-    "random": "`random` protocol",
 }
 GOALS = {
     "lesion_dice": ("lesion Dice", "0.80 or more"),
