@@ -75,7 +75,9 @@ def _predict(options):
     parser = ConfigParser()
     parser.read_config(CONFIGS)
     parser.update({"bundle_root": str(ROOT / "bundle"), "part": "validation", **options})
-    parser["validate#postprocessing#transforms"] = parser["validate#postprocessing#transforms"][:-1]
+    steps = parser["validate#postprocessing#transforms"]
+    decision = [step["_target_"] for step in steps].index("scripts.prediction.LesionMaskd")
+    parser["validate#postprocessing#transforms"] = steps[:decision]
     parser["validate#evaluator#key_val_metric"] = parser["validate#evaluator#additional_metrics"] = None
     evaluator = parser.get_parsed_content("validate#evaluator")
     items = []

@@ -86,6 +86,6 @@ def test_the_class_is_kept_with_a_label_and_a_training_runs(server, studies):
 
 @pytest.mark.parametrize("hole", HOLES, ids=lambda hole: hole.__name__)
 def test_the_plain_server_has_the_holes_that_ours_closes(server, studies, hole):
-    mask, _ = server.infer(MODEL, "benign (2)")
+    mask, _ = server.infer(MODEL, "benign (1)")
     with pytest.raises(AssertionError):
-        hole(server, "benign (2)", mask, studies)
+        hole(server, "benign (1)", mask, studies)

@@ -119,6 +119,11 @@ class PictureDatastore(LocalDatastore):
         self._look()
         return sorted(super().get_unlabeled_images())
 
+    def status(self) -> dict:
+        """Counts of pictures and labels."""
+        self._look()
+        return super().status()
+
     def json(self) -> dict:
         """The whole datastore."""
         self._look()
