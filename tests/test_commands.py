@@ -530,6 +530,7 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
         Image.fromarray(grey).save(pictures / f"{height} {width}.png")
     config = ["--config_file", f"['configs/inference.json','{tmp_path / 'bright.json'}']", "--load_pretrain", "False"]
     paths = ["--dataset_dir", pictures, "--output_dir", tmp_path / "masks", "--image_size", "64"]
+    paths += ["--mask_threshold", "0.5", "--smallest_share", "0"]
     run(*config, *paths, PYTHONPATH=str(tmp_path))
     for (height, width), (top, left, bottom, right) in boxes.items():
         truth = np.zeros((height, width), bool)
@@ -571,16 +572,16 @@ def test_two_processes_evaluate_to_the_same_figures_as_one(data, trained, evalua
 def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd, trained, tmp_path):
     (tmp_path / "crash.py").write_text(
         "import os\n"
-        "from scripts.network import BasicUNetClassifier\n"
-        "class Crash(BasicUNetClassifier):\n"
+        "from scripts import network\n"
+        "class BasicUNetClassifier(network.BasicUNetClassifier):  # of the same name, so that the run can go on\n"
         "    left = 3\n"
         "    def forward(self, x):\n"
-        "        Crash.left -= 1\n"
-        "        if Crash.left < 0 and os.environ['RANK'] == '1':\n"
+        "        self.left -= 1\n"
+        "        if self.left < 0 and os.environ['RANK'] == '1':\n"
         "            os._exit(3)\n"
         "        return super().forward(x)\n"
     )
-    (tmp_path / "crash.json").write_text(json.dumps({"network_def#_target_": "crash.Crash"}))
+    (tmp_path / "crash.json").write_text(json.dumps({"network_def#_target_": "crash.BasicUNetClassifier"}))
     configs = ["configs/inference.json", "configs/multi_gpu_inference.json"]
     paths = ["--dataset_dir", odd.folder, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "masks"]
     options = [*SMALL, *paths, "--batch_size", "2"]
