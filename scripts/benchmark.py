@@ -6,11 +6,13 @@
 The settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
     plain   fp32, the C library's default allocator, Dataset and DataLoader, BasicUNet's default width; inference one
-            picture at a time through SimpleInferer, with the anti-aliasing of MONAI's Resized
+            picture at a time through SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
     same    the plain network under the bundle's settings (cache, allocator, mixed precision where the processor has it)
     bundle  the bundle as train.json and inference.json have it
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
     int8    with its INT8 file; both only with --exports, which measures inference alone, and each process's peak memory
+    2 x ... two processes of one of these, each with every second picture and half of the threads, as
+            multi_gpu_inference.json has it under torchrun
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
 validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table;
@@ -64,12 +66,16 @@ INFERENCE = {
         "dataloader#_target_": "DataLoader",
         "preprocessing#transforms#2": {"_target_": "Identityd", "keys": "image"},
         "preprocessing#transforms#3#anti_aliasing": True,
+        "postprocessing#transforms#4": {"_target_": "Identityd", "keys": "pred"},
+        "postprocessing#transforms#6": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        "postprocessing#transforms#8#writer": "PILWriter",
     },
     "same": PLAIN_NETWORK,
     "bundle": {},
     "onnx": {"onnx_file": "model.onnx"},
     "int8": {"onnx_file": "model_int8.onnx"},
 }
+SHARED = "2 x "
 MEASURES = ("epoch_s", "step_s", "inference_s", "latency_s")
 TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "latency")))
 
@@ -99,7 +105,8 @@ def benchmark(
     if dataset_dir in ("", True) or not datalist.is_file():
         raise FileNotFoundError(f"{datalist} does not exist; give --dataset_dir a folder of scripts/prepare_busi.py")
     dataset_dir = datalist.parent.resolve()
-    settings = ("plain", "bundle", "onnx", "int8") if exports else tuple(TRAINING)
+    alone = ("bundle", "onnx", "int8")
+    settings = ("plain", *alone, *(SHARED + name for name in alone)) if exports else tuple(TRAINING)
     for name in ("model.onnx", "model_int8.onnx") if exports else ():
         if not (Path(str(exports)) / name).is_file():
             raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
@@ -126,7 +133,7 @@ def benchmark(
         "amp": amp,
         "settings": {name: _condense(turns) for name, turns in results.items()},
         "faster_than_plain": {
-            name: {what: _ratio(results, name, what) for what in MEASURES if what in results["plain"][0]}
+            name: {what: _ratio(results, name, what) for what in MEASURES if what in results[name][0]}
             for name in settings[1:]
         },
     }
@@ -142,31 +149,59 @@ def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports)
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
     workers = {}
     for name in settings:
-        here, there = context.Pipe()
-        arguments = (there, name, folder, str(dataset_dir), image_size, False if name == "plain" else amp, exports)
-        process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-        there.close()  # so that a worker that is killed ends the wait for it
-        workers[name] = (process, here)
+        processes = 2 if name.startswith(SHARED) else 1
+        workers[name] = []
+        for rank in range(processes):
+            here, there = context.Pipe()
+            amp_here = False if name == "plain" else amp
+            share = (rank, processes)
+            arguments = (
+                there,
+                name.removeprefix(SHARED),
+                share,
+                folder,
+                str(dataset_dir),
+                image_size,
+                amp_here,
+                exports,
+            )
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            process.start()
+            there.close()  # so that a worker that is killed ends the wait for it
+            workers[name].append((process, here))
     results = {name: [] for name in workers}
     for turn in range(rounds + 1):
-        for name, (_, pipe) in workers.items():
-            pipe.send("go")
-            measured = pipe.recv()
-            if isinstance(measured, str):
-                raise RuntimeError(f"the setting '{name}' failed: {measured}")
+        for name, shares in workers.items():
+            for _, pipe in shares:
+                pipe.send("go")
+            measured = _join([pipe.recv() for _, pipe in shares], name)
             if turn:
                 results[name].append(measured)
                 times = ", ".join(f"{TITLES[k]} {measured[k]:.2f} s" for k in MEASURES if k in measured)
-                print(f"round {turn}/{rounds} {name:7}{times}", flush=True)
-    for process, pipe in workers.values():
-        pipe.send("stop")
-        process.join()
+                print(f"round {turn}/{rounds} {name:12}{times}", flush=True)
+    for shares in workers.values():
+        for process, pipe in shares:
+            pipe.send("stop")
+            process.join()
     return results
 
 
-def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
-    """Run one setting round by round in this process, as the other end of the pipe asks for."""
+def _join(answers, name):
+    """One answer of the processes that share a setting: the slowest one's time, the memory of all."""
+    for answer in answers:
+        if isinstance(answer, str):
+            raise RuntimeError(f"the setting '{name}' failed: {answer}")
+    if len(answers) == 1:
+        return answers[0]
+    return {
+        "inference_s": max(answer["inference_s"] for answer in answers),
+        "peak_memory_mb": sum(answer["peak_memory_mb"] for answer in answers),
+    }
+
+
+def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports):
+    """Run one setting, or this process's share of it, round by round, as the other end of the pipe asks for."""
+    rank, processes = share
     sys.path.insert(0, str(ROOT / "bundle"))
     sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
     import torch
@@ -176,7 +211,7 @@ def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
     from scripts.training import keep_freed_memory
 
     def workflow(kind, settings):
-        common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{kind}"}
+        common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{name}_{rank}_{processes}"}
         common |= {"device": "cpu", "amp": amp}
         files = [str(CONFIGS / f"{kind}.json")]
         if "onnx_file" in settings:
@@ -189,7 +224,8 @@ def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
 
     def predict(pictures):
         """A whole run of inference over a folder, ready to be repeated."""
-        settings = {**INFERENCE[name], "dataset_dir": f"{folder}/{pictures}", "weights": f"{folder}/{name}.pt"}
+        settings = {**INFERENCE[name], "dataset_dir": f"{folder}/{pictures}", "weights": weights}
+        settings |= {"dataset#data": f"$@pictures[{rank} :: {processes}]"}
         parser = workflow("inference", settings)
         evaluator = parser.get_parsed_content("evaluator")
         parser.get_parsed_content("checkpointloader")(evaluator)
@@ -200,7 +236,9 @@ def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
 
         return lambda: _time(call)
 
+    weights = f"{folder}/{name}_{rank}_{processes}.pt"
     try:
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
         if name != "plain":
             keep_freed_memory()
         facts = {"threads": torch.get_num_threads(), "native_bfloat16": fast_bfloat16("cpu")}
@@ -208,11 +246,13 @@ def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
         if exports:
             if name in TRAINING:
                 network = workflow("train", TRAINING[name]).get_parsed_content("network_def")
-                torch.save(network.state_dict(), f"{folder}/{name}.pt")
+                torch.save(network.state_dict(), weights)
         else:
-            more, measures = _training(name, workflow, folder, dataset_dir, amp)
+            more, measures = _training(name, workflow, folder, dataset_dir, amp, weights)
             facts |= more
-        measures |= {"inference_s": predict("images"), "latency_s": predict("single")}
+        measures |= {"inference_s": predict("images")}
+        if processes == 1:
+            measures |= {"latency_s": predict("single")}
         while pipe.recv() == "go":
             measured = {**facts, **{key: measure() for key, measure in measures.items()}}
             if exports:
@@ -223,7 +263,7 @@ def _work(pipe, name, folder, dataset_dir, image_size, amp, exports):
         raise
 
 
-def _training(name, workflow, folder, dataset_dir, amp):
+def _training(name, workflow, folder, dataset_dir, amp, weights):
     """Facts about the network, whose weights are saved, and what measures its training."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -262,7 +302,7 @@ def _training(name, workflow, folder, dataset_dir, amp):
     with FlopCounterMode(display=False) as counter:
         step()
     facts = {"cache_s": cache_s, "gflop_per_picture": counter.get_total_flops() / 1e9 / len(image)}
-    torch.save(network.state_dict(), f"{folder}/{name}.pt")
+    torch.save(network.state_dict(), weights)
     return facts, {"epoch_s": epoch, "step_s": lambda: _time(step) / len(image), "matrix_gflop_per_s": matrix}
 
 
@@ -302,7 +342,9 @@ def _report(figures):
     print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; ", end="")
     print(f"medians of {figures['rounds']} rounds")
     for name, s in figures["settings"].items():
-        cells = [f"inference {count / s['inference_s']:.1f} pictures/s", f"latency {1000 * s['latency_s']:.0f} ms"]
+        cells = [f"inference {count / s['inference_s']:.1f} pictures/s"]
+        if "latency_s" in s:
+            cells.append(f"latency {1000 * s['latency_s']:.0f} ms")
         if "epoch_s" in s:
             cells += [f"training {count / s['epoch_s']:.1f} pictures/s after {s['cache_s']:.1f} s of caching"]
             cells += [
@@ -310,7 +352,7 @@ def _report(figures):
             ]
         if "peak_memory_mb" in s:
             cells.append(f"peak memory {s['peak_memory_mb']:.0f} MB")
-        print(f"{name:8}{', '.join(cells)}")
+        print(f"{name:12}{', '.join(cells)}")
     for name, ratios in figures["faster_than_plain"].items():
         for what, ratio in ratios.items():
             low, high = ratio["range"]

@@ -202,12 +202,14 @@ def inference_speed():
     """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
     found = results("benchmark_inference.json")
     titles = {"plain": "plain", "bundle": "this bundle", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
+    titles |= {f"2 x {name}": f"two processes of {title}" for name, title in titles.items() if name != "plain"}
     rows = []
     for name, title in titles.items():
         s, ratios = found["settings"][name], found["faster_than_plain"].get(name, {})
-        cells = ["1"] + [""] if name == "plain" else [_ratio(ratios[key]) for key in ("inference_s", "latency_s")]
-        rate, latency = found["pictures"] / s["inference_s"], 1000 * s["latency_s"]
-        rows.append([title, f"{rate:.1f}", f"{latency:.0f} ms", *cells, f"{s['peak_memory_mb']:.0f} MB"])
+        cells = [_ratio(ratios[key]) if key in ratios else "" for key in ("inference_s", "latency_s")]
+        rate = found["pictures"] / s["inference_s"]
+        latency = f"{1000 * s['latency_s']:.0f} ms" if "latency_s" in s else ""
+        rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
     head = ["setting", "pictures a second", "one picture", "times as fast as plain", "the same for one picture"]
     return table([*head, "peak memory"], rows)
 

@@ -29,7 +29,7 @@ def test_a_calibration_tempers_and_flags():
 
 def mask_of(lesion, p_normal=0.0, **options):
     lesion = torch.as_tensor(lesion, dtype=torch.float)
-    item = {"pred": torch.stack([1 - lesion, lesion]), "class_probs": torch.tensor([p_normal, 1 - p_normal, 0.0])}
+    item = {"pred": lesion[None], "class_probs": torch.tensor([p_normal, 1 - p_normal, 0.0])}
     return LesionMaskd(**options)(item)["pred"]
 
 

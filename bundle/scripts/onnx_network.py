@@ -31,6 +31,8 @@ class OnnxNetwork(nn.Module):
             raise ModuleNotFoundError("ONNX Runtime is not installed; pip install onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Idle threads that spin would keep the reading and writing of pictures from the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = str(path)
         self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         self.names = [output.name for output in self.session.get_outputs()]

@@ -55,7 +55,7 @@ class ClassResultd(Transform):
 
 
 class LesionMaskd(Transform):
-    """Turn the mask's probabilities ``pred`` (2, M, N) into the lesion mask (1, M, N), 0 or 1, uint8.
+    """Turn the lesion's probabilities ``pred`` (1, M, N) into its mask (1, M, N), 0 or 1, uint8.
 
     Args:
         threshold: smallest probability of a lesion pixel, in (0, 1).
@@ -71,14 +71,17 @@ class LesionMaskd(Transform):
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         """Return a copy of the item with ``pred`` replaced; it must hold ``class_probs`` as well."""
         item = dict(data)
-        mask = (item["pred"][1:] >= self.threshold).to(torch.uint8)
+        mask = (item["pred"] >= self.threshold).to(torch.uint8)
         if float(item["class_probs"][0]) > self.normal_gate:
             mask = torch.zeros_like(mask)
         smallest = self.smallest_share * mask[0].numel()
         if smallest > 1 and mask.any():
-            _, parts, stats, _ = cv2.connectedComponentsWithStats(np.asarray(mask[0].cpu()), connectivity=8)
-            small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] < smallest)
-            mask[0][torch.as_tensor(np.isin(parts, small[small > 0]), device=mask.device)] = 0
+            column, row, width, height = cv2.boundingRect(np.asarray(mask[0].cpu()))  # the rest holds no part
+            lesion = mask[0, row : row + height, column : column + width]
+            _, parts, stats, _ = cv2.connectedComponentsWithStats(np.asarray(lesion.cpu()), connectivity=8)
+            kept = (stats[:, cv2.CC_STAT_AREA] >= smallest).astype(np.uint8)
+            kept[0] = 0  # what lies between the parts
+            lesion.copy_(torch.as_tensor(kept[parts]))
         item["pred"] = mask
         return item
 
