@@ -7,11 +7,11 @@
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
-finds all of them finished joins them. Other options go to the training and the evaluation
-as they are. Research software, not a medical device.
+finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
+answered about their own test pictures. Other options go to the training and the evaluation as they are. Research
+software, not a medical device.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ from command_line import run_bundle
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.files import write_csv, write_json  # noqa: E402
+from scripts.files import read_csv, write_csv, write_json  # noqa: E402
 from scripts.metrics import summarize  # noqa: E402
 from scripts.training import check_overrides  # noqa: E402
 
@@ -31,7 +31,7 @@ CONFIGS = "bundle/configs"
 
 
 def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only=(), **options):
-    """Train, validate, calibrate and test fold by fold, then join the tables.
+    """Train and test fold by fold, then calibrate, test with the calibration, and join the tables.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
@@ -68,12 +68,13 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only
 
     names = json.loads((ROOT / CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
     folders = [output / f"fold_{number}" for number in range(len(datalists))]
+    paths_of = [
+        ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
+        for datalist, folder in zip(datalists, folders)
+    ]
     for number in only:
-        folder = folders[number]
-        paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalists[number]]
-        paths += ["--ckpt_dir", folder]
-        common = [*paths, *given]
-        if not (folder / "testing" / "metrics.json").is_file():
+        folder, paths = folders[number], paths_of[number]
+        if not (folder / "uncalibrated" / "metrics.json").is_file():
             train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
             if warm_up_epochs:
                 both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
@@ -81,18 +82,20 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only
                 warm += [text for name, value in warmed.items() for text in (f"--{name}", value)]
                 run_bundle(f"fold {number}, warm-up", *warm, *paths)
                 train += ["--pretrained", folder / "warm_up.pt"]
-            run_bundle(f"fold {number}, training", *train, *common)
-            _evaluate(number, "validation", folder, common)
-            calibrate(folder / "validation", folder)
-            _evaluate(number, "testing", folder, common)
-    missing = [folder.name for folder in folders if not (folder / "testing" / "metrics.json").is_file()]
+            run_bundle(f"fold {number}, training", *train, *paths, *given)
+            _test(number, "uncalibrated", folder, [*paths, *given])
+    missing = [folder.name for folder in folders if not (folder / "uncalibrated" / "metrics.json").is_file()]
     if missing:
         print(f"finished but for {', '.join(missing)}; the tables are joined when those are done")
         return
+    for number, folder in enumerate(folders):
+        if not (folder / "testing" / "metrics.json").is_file():
+            calibrate(ckpt_dir=folder, cross_validation=output, datalist=datalists[number])
+            _test(number, "testing", folder, [*paths_of[number], *given])
     rows, folds = [], []
     for number, folder in enumerate(folders):
-        with open(folder / "testing" / "pictures.csv", newline="", encoding="utf-8") as file:
-            found = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        table = read_csv(folder / "testing" / "pictures.csv")
+        found = [{key: _number(value) for key, value in row.items()} for row in table]
         rows += [{"fold": number, **row} for row in found]
         folds.append(summarize(found, names))
     write_csv(output / "pictures.csv", rows, list(rows[0]))
@@ -108,10 +111,9 @@ def _number(text):
         return text
 
 
-def _evaluate(number, part, folder, common):
+def _test(number, title, folder, options):
     both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
-    where = ["--output_dir", folder / part, "--part", part]
-    run_bundle(f"fold {number}, {part}", "evaluating", "--config_file", both, *where, *common)
+    run_bundle(f"fold {number}, {title}", "evaluating", "--config_file", both, "--output_dir", folder / title, *options)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from scripts.calibration import (
     tempered,
     threshold_for_sensitivity,
 )
+from scripts.files import read_csv, write_csv, write_json
 
 
 def softmax(logits):
@@ -75,9 +76,15 @@ def evaluated(tmp_path):
     random = np.random.default_rng(2)
     logits = random.normal(size=(300, 3))
     rows = []
-    for p, sure in zip(softmax(logits), softmax(logits * 4)):
+    for number, (p, sure) in enumerate(zip(softmax(logits), softmax(logits * 4))):
         true = CLASS_NAMES[random.choice(3, p=p)]
-        rows.append({"true_class": true, **{f"p_{name}": f"{v:.6f}" for name, v in zip(CLASS_NAMES, sure)}})
+        rows.append(
+            {
+                "filename": f"{number}.png",
+                "true_class": true,
+                **{f"p_{name}": f"{v:.6f}" for name, v in zip(CLASS_NAMES, sure)},
+            }
+        )
     with open(folder / "pictures.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -134,7 +141,7 @@ def test_without_a_calibration_nothing_changes(tmp_path):
 
 def test_without_malignant_pictures_there_is_a_temperature_and_no_threshold(evaluated):
     table = evaluated / "validation" / "pictures.csv"
-    table.write_text("".join(x for x in table.read_text().splitlines(True) if not x.startswith("malignant")))
+    table.write_text("".join(x for x in table.read_text().splitlines(True) if ",malignant," not in x))
     done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
     assert done.returncode == 0 and "no malignant picture, so no threshold" in done.stdout, done.stderr
     content = json.loads((evaluated / "calibration.json").read_text())
@@ -149,15 +156,56 @@ def test_the_testing_part_is_refused(evaluated):
     assert not (evaluated / "calibration.json").exists()
 
 
+def test_of_a_cross_validation_only_pictures_outside_the_testing_part_are_taken(evaluated):
+    rows = read_csv(evaluated / "validation" / "pictures.csv")
+    figures = json.loads((evaluated / "validation" / "metrics.json").read_text())
+    for fold in (0, 1):
+        folder = evaluated / "folds" / f"fold_{fold}" / "uncalibrated"
+        write_csv(folder / "pictures.csv", rows[fold::2], list(rows[0]))
+        write_json(folder / "metrics.json", {**figures, "part": "testing", "weights_sha256": "another network's"})
+    parts = {"training": rows[:200], "validation": rows[200:250], "testing": rows[250:]}
+    datalist = {part: [{"image": f"images/{row['filename']}"} for row in found] for part, found in parts.items()}
+    (evaluated / "datalist.json").write_text(json.dumps(datalist))
+    options = ["--cross_validation", evaluated / "folds", "--ckpt_dir", evaluated]
+    done = run(*options, "--datalist", evaluated / "datalist.json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads((evaluated / "calibration.json").read_text())
+    assert content["fitted_on"]["pictures"] == 250 and "out-of-fold" in content["fitted_on"]["part"]
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASS_NAMES] for row in rows[:250]])
+    expected = fit_temperature(p, [CLASS_NAMES.index(row["true_class"]) for row in rows[:250]])
+    assert content["temperature"] == pytest.approx(expected, rel=1e-3)
+    assert content["weights_sha256"] == sha256(evaluated / "model.pt")
+
+    done = run(*options, "--datalist", evaluated / "none.json")
+    assert "none.json: missing; give --datalist the one that the weights" in done.stderr
+    (evaluated / "other.json").write_text('{"training": [{"image": "x.png"}], "validation": []}')
+    done = run(*options, "--datalist", evaluated / "other.json")
+    assert "other.json: its pictures are not those of the cross-validation" in done.stderr
+    done = run(*options, "--datalist", evaluated / "datalist.json", "--evaluation", evaluated / "validation")
+    assert "give one of them" in done.stderr
+    done = run("--cross_validation", evaluated, *options[2:], "--datalist", evaluated / "datalist.json")
+    assert "no fold_0/uncalibrated; run scripts/cross_validate.py first" in done.stderr
+
+
+def test_an_evaluation_that_is_missing_is_named(evaluated):
+    done = run("--evaluation", "nowhere", "--ckpt_dir", evaluated)
+    assert done.returncode != 0 and "nowhere/metrics.json: missing; evaluate with --part validation" in done.stderr
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "--evaluation needs a folder"),
+        ([], "--ckpt_dir is missing"),
+        (["--ckpt_dir", "x"], "--evaluation is missing"),
+        (["--ckpt_dir", "x", "--cross_validation", "y"], "--datalist is missing"),
         (
-            ["--evaluation", "nowhere", "--ckpt_dir", "x"],
-            "nowhere/metrics.json: missing; evaluate with --part validation",
+            ["--evaluation", "x", "--ckpt_dir", "nowhere"],
+            "nowhere/model.pt: missing; pass the --ckpt_dir of the training",
         ),
-        (["--folder", "x"], "unknown option --folder; valid options: --evaluation, --ckpt_dir"),
+        (
+            ["--folder", "x"],
+            "unknown option --folder; valid options: --evaluation, --ckpt_dir, --cross_validation, --datalist",
+        ),
     ],
 )
 def test_wrong_options_end_with_one_line(options, message):

@@ -41,6 +41,17 @@ def folds(tmp_path_factory):
     return output
 
 
+def validation(folds, weights, datalist, output):
+    """The bundle's own evaluation of a fold's validation part without postprocessing."""
+    configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
+    options = ["--config_file", configs, "--bundle_root", "bundle", "--part", "validation", "--output_dir", output]
+    options += ["--dataset_dir", folds, "--datalist", folds / datalist, "--ckpt_dir", weights, *OPTIONS[2:4]]
+    options += [*OPTIONS[6:8], "--mask_threshold", "0.5", "--smallest_share", "0", "--normal_gate", "1"]
+    command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", *map(str, options)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    return json.loads((output / "metrics.json").read_text())
+
+
 @pytest.mark.slow
 def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_path):
     output = tmp_path / "cross validation"
@@ -60,19 +71,24 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     right = [row["true_class"] == row["predicted_class"] for row in rows]
     assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
     for k in (0, 1):
+        # Calibrated on the other fold's test pictures, which are this fold's training and validation pictures
+        calibration = json.loads((output / f"fold_{k}" / "calibration.json").read_text())
+        assert calibration["fitted_on"]["pictures"] == figures["folds"][1 - k]["pictures"]
         alone = json.loads((output / f"fold_{k}" / "testing" / "metrics.json").read_text())
         assert figures["folds"][k]["lesion_dice"] == pytest.approx(alone["lesion_dice"], abs=1e-5)
 
     before = (output / "pictures.csv").read_bytes()
     # As if the second fold had been cut off between its training and its evaluation
-    (output / "fold_1" / "testing" / "metrics.json").unlink()
+    for part in ("uncalibrated", "testing"):
+        (output / "fold_1" / part / "metrics.json").unlink()
+    (output / "fold_1" / "calibration.json").unlink()
     again = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "fold 0, training" not in again.stdout and "fold 1, training" in again.stdout
     assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
     assert (output / "pictures.csv").read_bytes() == before
 
-    # The bundle's own setting gets the figures that the bundle's own evaluation gave
+    # The chosen setting gets the figures that the bundle's own evaluation gave
     table = tmp_path / "postprocessing.csv"
     options = ["--dataset_dir", folds, "--cross_validation", output, "--output", table, *OPTIONS[2:4], *OPTIONS[6:8]]
     command = [sys.executable, "scripts/choose_postprocessing.py", *map(str, options)]
@@ -83,7 +99,7 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert len(settings) == 5 * 5 * 8
     assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
     plain = next(r for r in settings if (r["mask_threshold"], r["smallest_share"], r["normal_gate"]) == (0.5, 0.0, 1.0))
-    alone = [json.loads((output / f"fold_{k}" / "validation" / "metrics.json").read_text()) for k in (0, 1)]
+    alone = [validation(folds, output / f"fold_{k}", f"datalist_fold_{k}.json", tmp_path / str(k)) for k in (0, 1)]
     assert plain["pictures"] == sum(a["pictures"] for a in alone)
     mean = sum(a["pictures"] * a["dice_all_pictures"] for a in alone) / plain["pictures"]
     assert plain["dice_all_pictures"] == pytest.approx(mean, abs=1e-4)
