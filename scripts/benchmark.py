@@ -1,6 +1,6 @@
 """Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
 
-    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 160] [--rounds 5] [--amp auto] [--output FILE]
+    python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--rounds 5] [--amp auto] [--output FILE]
     python scripts/benchmark.py --dataset_dir PREPARED --exports dist/exports [--pictures 100] [--output FILE]
 
 The settings, each in a process of its own, take turns, so that a busy machine slows all alike:
@@ -81,7 +81,7 @@ TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "lat
 
 
 def benchmark(
-    dataset_dir="", image_size=160, pictures=32, rounds=5, amp="auto", exports="", output="", *extra, **unknown
+    dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto", exports="", output="", *extra, **unknown
 ):
     """Measure and print; write the figures to `output` as JSON where it is given.
 

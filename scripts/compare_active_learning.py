@@ -9,7 +9,6 @@ is never read. Out: `active_learning.csv`, a row for each strategy, seed and num
 interruption, it goes on where it stopped. Research software, not a medical device.
 """
 
-import csv
 import json
 import math
 import random
@@ -24,7 +23,7 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.files import write_csv, write_json  # noqa: E402
+from scripts.files import read_csv, write_csv, write_json  # noqa: E402
 from scripts.uncertainty import picture_uncertainty  # noqa: E402
 
 STRATEGIES = ("random", "uncertainty")
@@ -112,8 +111,7 @@ def _train(title, folder, dataset, seed, epochs, network):
     # One validation, after the last epoch: nothing is chosen on it.
     options = ["--epochs", epochs, "--val_interval", epochs, "--batch_size", BATCH_SIZE, *network]
     run_bundle(title, "training", "--config_file", "bundle/configs/train.json", *paths, *options)
-    with open(folder / "training_curve.csv", newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = read_csv(folder / "training_curve.csv")[-1]
     return {key: float(last[key]) for key in FIGURES}
 
 

@@ -10,7 +10,6 @@ that nothing is chosen on the way. RECIPES holds `base` and `recipes`, each an o
 interruption, it goes on where it stopped. Research software, not a medical device.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.files import write_csv, write_json  # noqa: E402
+from scripts.files import read_csv, write_csv, write_json  # noqa: E402
 
 RUNS = 2
 THIRDS_SEED = 7
@@ -98,8 +97,7 @@ def _train(name, run, overlay, warm_up_epochs, dataset, output):
     configs = f"['bundle/configs/train.json','{overlay}']"
     options = ["--output_dir", folder, *pretrained]
     run_bundle(f"{name}, run {run}", "training", "--config_file", configs, *paths, *options)
-    with open(folder / "training_curve.csv", newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
+    last = read_csv(folder / "training_curve.csv")[-1]
     return {"epochs": int(last["epoch"]), **{key: float(last[key]) for key in FIGURES}}
 
 

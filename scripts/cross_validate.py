@@ -2,13 +2,14 @@
 
     python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
-        [--warm_up_epochs 20] [--only "[0,1]"] [--epochs 40 ...]
+        [--warm_up_epochs 20] [--finish "{'image_size':256,'epochs':16}"] [--only "[0,1]"] [--epochs 40 ...]
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
-answered about their own test pictures. Other options go to the training and the evaluation as they are. Research
+answered about their own test pictures. With --finish, a second training with the options named there starts from the
+weights of the first, which stay in `fold_0/start`. Other options go to training and evaluation as they are. Research
 software, not a medical device.
 """
 
@@ -30,13 +31,14 @@ from scripts.training import check_overrides  # noqa: E402
 CONFIGS = "bundle/configs"
 
 
-def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only=(), **options):
+def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, finish=None, only=(), **options):
     """Train and test fold by fold, then calibrate, test with the calibration, and join the tables.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
         output_dir: folder of all results.
         warm_up_epochs: epochs of the warm-up on each fold's training pictures; 0 for none.
+        finish: options of a second training, such as image_size, epochs and learning_rate; none by default.
         only: numbers of the folds to train in this process; all by default.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
@@ -59,31 +61,34 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only
     options = {name: str(value) for name, value in options.items()}
     warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
     warmed |= {"epochs": str(warm_up_epochs)}
-    given = [text for name, value in options.items() for text in (f"--{name}", value)]
-    check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *given])
-    options |= {"warm_up_epochs": warm_up_epochs}
+    given = _as_arguments(options)
+    # The last training's options are those of the evaluation too, of which it takes the image size.
+    last = _as_arguments(options | {name: str(value) for name, value in (finish or {}).items()})
+    check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *last])
+    options |= {"warm_up_epochs": warm_up_epochs, "finish": finish}
     if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != options:
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
     write_json(options_file, options)
 
     names = json.loads((ROOT / CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
     folders = [output / f"fold_{number}" for number in range(len(datalists))]
-    paths_of = [
-        ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist, "--ckpt_dir", folder]
-        for datalist, folder in zip(datalists, folders)
-    ]
+    paths_of = [["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist] for datalist in datalists]
     for number in only:
         folder, paths = folders[number], paths_of[number]
         if not (folder / "uncalibrated" / "metrics.json").is_file():
-            train = ["training", "--config_file", f"{CONFIGS}/train.json", "--output_dir", folder, "--resume", "True"]
+            train = ["training", "--config_file", f"{CONFIGS}/train.json", "--resume", "True", *paths]
+            start, pretrained = folder / "start" if finish else folder, []
             if warm_up_epochs:
                 both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
                 warm = ["training", "--config_file", both, "--output_dir", folder / "warm_up", "--resume", "True"]
-                warm += [text for name, value in warmed.items() for text in (f"--{name}", value)]
-                run_bundle(f"fold {number}, warm-up", *warm, *paths)
-                train += ["--pretrained", folder / "warm_up.pt"]
-            run_bundle(f"fold {number}, training", *train, *paths, *given)
-            _test(number, "uncalibrated", folder, [*paths, *given])
+                run_bundle(f"fold {number}, warm-up", *warm, *_as_arguments(warmed), *paths, "--ckpt_dir", folder)
+                pretrained = ["--pretrained", folder / "warm_up.pt"]
+            first = [*train, "--ckpt_dir", start, "--output_dir", start, *pretrained, *given]
+            run_bundle(f"fold {number}, training", *first)
+            if finish:
+                second = [*train, "--ckpt_dir", folder, "--output_dir", folder, "--pretrained", start / "model.pt"]
+                run_bundle(f"fold {number}, second training", *second, *last)
+            _test(number, "uncalibrated", folder, [*paths, *last])
     missing = [folder.name for folder in folders if not (folder / "uncalibrated" / "metrics.json").is_file()]
     if missing:
         print(f"finished but for {', '.join(missing)}; the tables are joined when those are done")
@@ -91,7 +96,7 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only
     for number, folder in enumerate(folders):
         if not (folder / "testing" / "metrics.json").is_file():
             calibrate(ckpt_dir=folder, cross_validation=output, datalist=datalists[number])
-            _test(number, "testing", folder, [*paths_of[number], *given])
+            _test(number, "testing", folder, [*paths_of[number], *last])
     rows, folds = [], []
     for number, folder in enumerate(folders):
         table = read_csv(folder / "testing" / "pictures.csv")
@@ -104,6 +109,10 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, only
     print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
 
 
+def _as_arguments(options):
+    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
+
+
 def _number(text):
     try:
         return float(text)
@@ -113,7 +122,8 @@ def _number(text):
 
 def _test(number, title, folder, options):
     both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
-    run_bundle(f"fold {number}, {title}", "evaluating", "--config_file", both, "--output_dir", folder / title, *options)
+    where = ["--ckpt_dir", folder, "--output_dir", folder / title]
+    run_bundle(f"fold {number}, {title}", "evaluating", "--config_file", both, *where, *options)
 
 
 if __name__ == "__main__":

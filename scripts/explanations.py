@@ -10,7 +10,7 @@ from monai.visualize import GradCAM
 from style import ROOT
 from torch import nn
 
-# The last but one level of the encoder. The deepest has 5 x 5 positions for a picture of 160 pixels: too coarse a map,
+# The last but one level of the encoder. The deepest gives too coarse a map,
 # which met fewer lesions on validation.
 LAYER = "down_3"
 

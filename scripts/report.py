@@ -10,7 +10,6 @@ scripts/stress_test.py is named `stress`. DATALISTS say which pictures belong to
 bootstrap draws over groups. Research software, not a medical device.
 """
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from style import CLASSES, COLOURS, LINE_COLOURS, NOTICE
 from tqdm import tqdm
 
 from scripts.calibration import expected_calibration_error, reliability, tempered
-from scripts.files import write_json
+from scripts.files import read_csv, write_json
 from scripts.metrics import MISSED_BELOW
 
 DRAWS = 2000
@@ -98,8 +97,7 @@ def _rows(folder):
     """Rows of `pictures.csv`, those of all folds joined, each with its fold's calibration."""
     rows = []
     for source, fold in zip(_source(folder), _folds(folder)):
-        with open(_tables(fold) / "pictures.csv", newline="", encoding="utf-8") as file:
-            rows += [{**row, **source, "fold": fold.name} for row in csv.DictReader(file)]
+        rows += [{**row, **source, "fold": fold.name} for row in read_csv(_tables(fold) / "pictures.csv")]
     return rows
 
 

@@ -28,6 +28,13 @@ EVALUATIONS = {
     "cross_validation": "cross-validation",
     "testing": "test part",
     "external": "BrEaST (external)",
+    "random": "`random` protocol",
+}
+SECOND_TRAININGS = {
+    "none": "none: 160 pixels",
+    "long": "160 pixels, 40 epochs",
+    "mean": "the same, mean of the weights before and after",
+    "256": "256 pixels, 16 epochs",
 }
 GOALS = {
     "lesion_dice": ("lesion Dice", "0.80 or more"),
@@ -198,6 +205,26 @@ def exports():
     return table([*head, *(GOALS[n][0] for n in names)], rows)
 
 
+def second_training():
+    """Validation parts of the folds with each kind of second training."""
+    names = (
+        "lesion_dice",
+        "lesion_iou",
+        "missed_rate",
+        "false_mask_rate",
+        "accuracy",
+        "auroc_macro",
+        "auroc_malignant",
+    )
+    rows = []
+    for folds, kinds in (((0, 1), SECOND_TRAININGS), (range(5), ("none", "256"))):
+        for kind in kinds:
+            found = [results(f"search/second_training/{kind}_{fold}.json") for fold in folds]
+            means = [number(n, sum(f[n] for f in found) / len(found)) for n in names]
+            rows.append([SECOND_TRAININGS[kind], ", ".join(map(str, folds)), *means])
+    return table(["second training", "folds", *(GOALS[name][0] for name in names)], rows)
+
+
 def inference_speed():
     """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
     found = results("benchmark_inference.json")
@@ -219,7 +246,7 @@ def _ratio(found):
 
 
 FUNCTIONS = (evidence, folds, subgroups, calibration, stress, recipes, postprocessing, failures, exports)
-TABLES = {f.__name__: f for f in (*FUNCTIONS, inference_speed)}
+TABLES = {f.__name__: f for f in (*FUNCTIONS, second_training, inference_speed)}
 
 
 def with_metrics(text):

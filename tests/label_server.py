@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import requests
 from conftest import CLASS_NAMES, ROOT
+from filelock import FileLock
 from PIL import Image
 
 START_S = 180  # a server is up in 10 to 20 s; a machine with other work takes longer
@@ -28,7 +29,8 @@ def label_environment():
     """Folder of the virtual environment in LABEL_VENV (.venv-label by default), made where it is missing."""
     folder = (ROOT / os.environ.get("LABEL_VENV", ".venv-label")).resolve()
     command = ["make", "label_environment", f"LABEL_VENV={folder}", f"PYTHON={sys.executable}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    with FileLock(f"{folder}.lock"):  # tests run in two processes
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 

@@ -56,7 +56,7 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path):
     assert found["model.onnx"]["differing_mask_pixels"] < 1e-4
     assert found["model_int8.onnx"]["bytes"] < 3e6 < found["model.onnx"]["bytes"] < 10e6
     inputs = onnx.load(exports / "model.onnx").graph.input[0].type.tensor_type.shape.dim
-    assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 160, 160]  # a free batch size
+    assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 256, 256]  # a free batch size
 
     output = tmp_path / "inference.json"
     options = ["--exports", str(exports), "--output", str(output), "--pictures", "5", "--rounds", "1"]

@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
+
+from scripts.calibration import sha256
 
 OPTIONS = [
     "--warm_up_epochs",
@@ -39,6 +42,24 @@ def folds(tmp_path_factory):
     ):
         subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, check=True)
     return output
+
+
+@pytest.mark.slow
+def test_a_second_training_starts_from_the_first_and_is_what_is_tested(folds, tmp_path):
+    finish = ["--finish", "{'image_size':96,'epochs':1,'learning_rate':0.0001}"]
+    done = run("--dataset_dir", folds, "--output_dir", tmp_path, *OPTIONS[2:], *finish)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for k in (0, 1):
+        folder = tmp_path / f"fold_{k}"
+        curves = [(f / "training_curve.csv").read_text().splitlines() for f in (folder / "start", folder)]
+        assert [len(curve) for curve in curves] == [3, 2]  # a header, and two epochs or one
+        first, second = (torch.load(f / "model.pt", weights_only=True) for f in (folder / "start", folder))
+        change = [(first[k] - second[k]).abs().max() for k in first if k.endswith("weight")]
+        assert 0 < max(change) < 0.01  # a new start would differ by far more
+        figures = json.loads((folder / "testing" / "metrics.json").read_text())
+        assert figures["weights_sha256"] == sha256(folder / "model.pt")
+    misspelt = run("--dataset_dir", folds, "--output_dir", tmp_path / "new", "--finish", "{'epoch':3}")
+    assert "unknown option --epoch; the config has" in misspelt.stderr and not (tmp_path / "new").exists()
 
 
 def validation(folds, weights, datalist, output):
