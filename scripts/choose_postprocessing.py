@@ -1,14 +1,17 @@
-"""Choose threshold, smallest part and gate of the mask on the validation parts of a cross-validation.
+"""Choose threshold, smallest part and gate of the mask on what a cross-validation answers about unseen pictures.
 
     python scripts/choose_postprocessing.py --dataset_dir runs/folds --cross_validation runs/cross_validation
-        --output results/search/postprocessing.csv [--image_size 160 ...]
+        --datalist runs/busi/datalist.json --output results/search/postprocessing.csv [--image_size 256 ...]
 
-Every network of scripts/cross_validate.py predicts its own validation part once; every combination of the bundle's
-options `mask_threshold`, `smallest_share` and `normal_gate` is then tried on those masks. Out: a row for each
-combination, the best first, by Dice over all pictures, in which an empty mask on a normal picture counts 1 and any
-other mask there 0. Other options go to the bundle. Research software, not a medical device.
+Every network of scripts/cross_validate.py predicts its own test part once; every combination of the bundle's options
+`mask_threshold`, `smallest_share` and `normal_gate` is then tried on those masks. Pictures of the datalist's testing
+part, on which the weights that ship are tested, are left out. Out: a row for each combination, the best first, by Dice
+over all pictures, in which an empty mask on a normal picture counts 1 and any other mask there 0; and beside it, as
+JSON, what the choice is worth: each fold with the combination that was best on the others. Other options go to the
+bundle. Research software, not a medical device.
 """
 
+import json
 import sys
 from itertools import product
 from pathlib import Path
@@ -22,7 +25,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.files import write_csv  # noqa: E402
+from scripts.files import write_csv, write_json  # noqa: E402
 from scripts.metrics import MISSED_BELOW  # noqa: E402
 from scripts.prediction import LesionMaskd  # noqa: E402
 
@@ -30,51 +33,78 @@ CONFIGS = [str(ROOT / "bundle/configs" / name) for name in ("train.json", "evalu
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SMALLEST_SHARES = (0.0, 0.001, 0.002, 0.005, 0.01)
 GATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+COMBINATIONS = list(product(THRESHOLDS, SMALLEST_SHARES, GATES))
+NAMES = ("mask_threshold", "smallest_share", "normal_gate")
 
 
-def choose_postprocessing(dataset_dir="", cross_validation="", output="", *extra, **options):
+def choose_postprocessing(dataset_dir="", cross_validation="", datalist="", output="", *extra, **options):
     """Predict, try all combinations, write the table.
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
         cross_validation: folder of scripts/cross_validate.py.
+        datalist: names the testing part that is left out.
         output: CSV file to write.
         options: options of the bundle, such as image_size.
 
     Raises:
         ValueError: a folder is missing.
-        FileNotFoundError: a fold has no weights.
+        FileNotFoundError: a fold has no weights, or the datalist is missing.
     """
     if options.pop("help", None):
         print(__doc__)
         return
-    if extra or "" in (dataset_dir, cross_validation, output) or True in (dataset_dir, cross_validation, output):
-        raise ValueError("give --dataset_dir, --cross_validation, --output and options of the bundle, with values")
+    given = (dataset_dir, cross_validation, datalist, output)
+    if extra or "" in given or True in given:
+        raise ValueError(
+            "give --dataset_dir, --cross_validation, --datalist, --output and the bundle's options, with values"
+        )
+    if not Path(str(datalist)).is_file():
+        raise FileNotFoundError(f"{datalist}: missing; give the one that the weights that ship were trained with")
+    parts = json.loads(Path(str(datalist)).read_text(encoding="utf-8"))
+    left_out = {Path(item["image"]).name for item in parts["testing"]}
     folders = sorted(Path(str(cross_validation)).resolve().glob("fold_*"))
     if not folders:
         raise ValueError(f"{cross_validation}: no fold_0; run scripts/cross_validate.py first")
     for folder in folders:
         if not (folder / "model.pt").is_file():
             raise FileNotFoundError(f"{folder / 'model.pt'}: missing; let scripts/cross_validate.py finish")
-    scores = {}
+    scores = [{} for _ in folders]
     for number, folder in enumerate(folders):
         paths = {"dataset_dir": str(Path(str(dataset_dir)).resolve()), "ckpt_dir": str(folder)}
         paths["datalist"] = f"{paths['dataset_dir']}/datalist_fold_{number}.json"
         for picture in tqdm(_predict({**paths, **options}), desc=f"fold {number}, combinations"):
-            for setting, score in _try_all(picture):
-                scores.setdefault(setting, []).append(score)
-    rows = [_row(setting, found) for setting, found in scores.items()]
-    rows.sort(key=lambda row: -row["dice_all_pictures"])
+            if Path(picture["image"].meta["filename_or_obj"]).name not in left_out:
+                for setting, score in _try_all(picture):
+                    scores[number].setdefault(setting, []).append(score)
+    rows = _ranking(scores)
     write_csv(Path(str(output)), rows, list(rows[0]))
-    best = ", ".join(f"{name} {rows[0][name]}" for name in ("mask_threshold", "smallest_share", "normal_gate"))
+    write_json(Path(str(output)).with_suffix(".json"), _cross_fitted(scores))
+    best = ", ".join(f"{name} {rows[0][name]}" for name in NAMES)
     print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
+
+
+def _ranking(scores):
+    """A row for each combination over all pictures of these folds, the best first."""
+    rows = [_row(setting, [s for fold in scores for s in fold.get(setting, [])]) for setting in COMBINATIONS]
+    return sorted(rows, key=lambda row: -row["dice_all_pictures"])
+
+
+def _cross_fitted(scores):
+    """Figures of all pictures, each fold's with the combination that was best on the other folds."""
+    found, chosen = [], []
+    for number, fold in enumerate(scores):
+        best = _ranking([*scores[:number], *scores[number + 1 :]])[0]
+        chosen.append({name: best[name] for name in NAMES})
+        found += fold.get(tuple(chosen[-1].values()), [])
+    return {"notice": "research software, not a medical device", "chosen": chosen, **_figures(found)}
 
 
 def _predict(options):
     """The evaluation's items, with probabilities of the mask's pixels in place of the mask."""
     parser = ConfigParser()
     parser.read_config(CONFIGS)
-    parser.update({"bundle_root": str(ROOT / "bundle"), "part": "validation", **options})
+    parser.update({"bundle_root": str(ROOT / "bundle"), "part": "testing", **options})
     steps = parser["validate#postprocessing#transforms"]
     decision = [step["_target_"] for step in steps].index("scripts.prediction.LesionMaskd")
     parser["validate#postprocessing#transforms"] = steps[:decision]
@@ -102,9 +132,12 @@ def _try_all(picture):
 
 
 def _row(setting, scores):
+    return {**dict(zip(NAMES, setting)), **_figures(scores)}
+
+
+def _figures(scores):
     dice, lesion = np.array([s[0] for s in scores]), np.array([s[1] for s in scores])
     return {
-        **dict(zip(("mask_threshold", "smallest_share", "normal_gate"), setting)),
         "pictures": len(dice),
         "dice_all_pictures": round(dice.mean(), 4),
         "lesion_dice": round(dice[lesion].mean(), 4),

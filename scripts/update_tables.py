@@ -149,7 +149,7 @@ def recipes():
 
 
 def postprocessing():
-    """The chosen postprocessing beside none, on the validation parts of the folds."""
+    """The chosen postprocessing beside none, on the folds' test pictures outside the testing part."""
     found = results("search/postprocessing.csv")
     settings = {k: str(float(v)) for k, v in configured().items()}
     plain = {"mask_threshold": "0.5", "smallest_share": "0.0", "normal_gate": "1.0"}
@@ -159,6 +159,8 @@ def postprocessing():
     for title, wanted in (("none", plain), *((_changed(a, plain), a) for a in alone), ("all, the default", settings)):
         row = next(r for r in found if all(float(r[key]) == float(value) for key, value in wanted.items()))
         rows.append([title, *(number(n, float(row[n])) for n in names)])
+    worth = results("search/postprocessing.json")
+    rows.append(["chosen on four folds, on the fifth", *(number(n, worth[n]) for n in names)])
     return table(["postprocessing", *(GOALS[name][0] for name in names)], rows)
 
 

@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 
 from scripts.calibration import sha256
+from scripts.files import read_csv
 
 OPTIONS = [
     "--warm_up_epochs",
@@ -62,11 +63,11 @@ def test_a_second_training_starts_from_the_first_and_is_what_is_tested(folds, tm
     assert "unknown option --epoch; the config has" in misspelt.stderr and not (tmp_path / "new").exists()
 
 
-def validation(folds, weights, datalist, output):
-    """The bundle's own evaluation of a fold's validation part without postprocessing."""
+def without_postprocessing(folds, weights, number, output):
+    """The bundle's own evaluation of a fold's testing part without postprocessing."""
     configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
-    options = ["--config_file", configs, "--bundle_root", "bundle", "--part", "validation", "--output_dir", output]
-    options += ["--dataset_dir", folds, "--datalist", folds / datalist, "--ckpt_dir", weights, *OPTIONS[2:4]]
+    options = ["--config_file", configs, "--bundle_root", "bundle", "--output_dir", output, "--dataset_dir", folds]
+    options += ["--datalist", folds / f"datalist_fold_{number}.json", "--ckpt_dir", weights, *OPTIONS[2:4]]
     options += [*OPTIONS[6:8], "--mask_threshold", "0.5", "--smallest_share", "0", "--normal_gate", "1"]
     command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", *map(str, options)]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
@@ -109,21 +110,30 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
     assert (output / "pictures.csv").read_bytes() == before
 
-    # The chosen setting gets the figures that the bundle's own evaluation gave
+    # The setting that changes nothing gets the figures that the bundle's own evaluation gives
     table = tmp_path / "postprocessing.csv"
-    options = ["--dataset_dir", folds, "--cross_validation", output, "--output", table, *OPTIONS[2:4], *OPTIONS[6:8]]
-    command = [sys.executable, "scripts/choose_postprocessing.py", *map(str, options)]
-    chosen = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (tmp_path / "none.json").write_text(json.dumps({"testing": []}))
+    options = ["--dataset_dir", folds, "--cross_validation", output, *OPTIONS[2:4], *OPTIONS[6:8], "--output", table]
+    choose = [sys.executable, "scripts/choose_postprocessing.py", *map(str, options)]
+    chosen = subprocess.run([*choose, "--datalist", tmp_path / "none.json"], cwd=ROOT, capture_output=True, text=True)
     assert chosen.returncode == 0, chosen.stderr[-2000:]
-    with open(table, newline="") as file:
-        settings = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    settings = [{k: float(v) for k, v in row.items()} for row in read_csv(table)]
     assert len(settings) == 5 * 5 * 8
     assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
     plain = next(r for r in settings if (r["mask_threshold"], r["smallest_share"], r["normal_gate"]) == (0.5, 0.0, 1.0))
-    alone = [validation(folds, output / f"fold_{k}", f"datalist_fold_{k}.json", tmp_path / str(k)) for k in (0, 1)]
-    assert plain["pictures"] == sum(a["pictures"] for a in alone)
+    alone = [without_postprocessing(folds, output / f"fold_{k}", k, tmp_path / str(k)) for k in (0, 1)]
+    assert plain["pictures"] == sum(a["pictures"] for a in alone) == len(rows)
     mean = sum(a["pictures"] * a["dice_all_pictures"] for a in alone) / plain["pictures"]
     assert plain["dice_all_pictures"] == pytest.approx(mean, abs=1e-4)
+    worth = json.loads(table.with_suffix(".json").read_text())
+    assert len(worth["chosen"]) == 2 and worth["pictures"] == len(rows)
+    assert worth["dice_all_pictures"] <= settings[0]["dice_all_pictures"] + 1e-4
+
+    # Pictures of the testing part of the weights that ship are left out
+    testing = [{"image": f"images/{row['filename']}"} for row in rows[:5]]
+    (tmp_path / "some.json").write_text(json.dumps({"testing": testing}))
+    chosen = subprocess.run([*choose, "--datalist", tmp_path / "some.json"], cwd=ROOT, capture_output=True, text=True)
+    assert chosen.returncode == 0 and float(read_csv(table)[0]["pictures"]) == len(rows) - 5
 
     absent = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "[0,2]")
     assert "--only [0, 2]: " in absent.stderr and "has folds 0 to 1" in absent.stderr
