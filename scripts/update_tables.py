@@ -34,7 +34,8 @@ SECOND_TRAININGS = {
     "none": "none: 160 pixels",
     "long": "160 pixels, 40 epochs",
     "mean": "the same, mean of the weights before and after",
-    "256": "256 pixels, 16 epochs",
+    "256_best": "256 pixels, 16 epochs, best of eight validations",
+    "256": "256 pixels, 16 epochs, last epoch",
 }
 GOALS = {
     "lesion_dice": ("lesion Dice", "0.80 or more"),
@@ -208,7 +209,7 @@ def exports():
 
 
 def second_training():
-    """Validation parts of the folds with each kind of second training."""
+    """The folds with each kind of second training."""
     names = (
         "lesion_dice",
         "lesion_iou",
@@ -219,12 +220,16 @@ def second_training():
         "auroc_malignant",
     )
     rows = []
-    for folds, kinds in (((0, 1), SECOND_TRAININGS), (range(5), ("none", "256"))):
+    for part, middle, folds, kinds in (
+        ("validation", "", (0, 1), SECOND_TRAININGS),
+        ("validation", "", range(5), ("none", "256_best", "256")),
+        ("test", "_test", range(5), ("none", "256_best", "256")),
+    ):
         for kind in kinds:
-            found = [results(f"search/second_training/{kind}_{fold}.json") for fold in folds]
+            found = [results(f"search/second_training/{kind}{middle}_{fold}.json") for fold in folds]
             means = [number(n, sum(f[n] for f in found) / len(found)) for n in names]
-            rows.append([SECOND_TRAININGS[kind], ", ".join(map(str, folds)), *means])
-    return table(["second training", "folds", *(GOALS[name][0] for name in names)], rows)
+            rows.append([SECOND_TRAININGS[kind], f"{part}, folds {', '.join(map(str, folds))}", *means])
+    return table(["second training", "pictures", *(GOALS[name][0] for name in names)], rows)
 
 
 def inference_speed():
