@@ -25,6 +25,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
+from scripts.calibration import sha256  # noqa: E402
 from scripts.data import to_grey, to_mask  # noqa: E402
 from scripts.files import write_json  # noqa: E402
 
@@ -125,7 +126,7 @@ def stress_test(dataset_dir="", ckpt_dir="", output_dir="", *extra, **options):
 
     Raises:
         ValueError: a folder is missing, or an evaluation failed.
-        FileNotFoundError: there is no datalist.
+        FileNotFoundError: there is no datalist, or no weights.
     """
     if options.pop("help", None):
         print(__doc__)
@@ -136,11 +137,15 @@ def stress_test(dataset_dir="", ckpt_dir="", output_dir="", *extra, **options):
     datalist = Path(str(options.pop("datalist", dataset / "datalist.json")))
     if not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; prepare the folder with scripts/prepare_busi.py")
+    model = Path(str(ckpt_dir)) / "model.pt"
+    if not model.is_file():
+        raise FileNotFoundError(f"{model}: missing; pass the --ckpt_dir of the weights")
+    weights = sha256(model)
     items = json.loads(datalist.read_text(encoding="utf-8"))["testing"]
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     for name, (function, strength) in tqdm(CONDITIONS.items(), desc="conditions"):
         folder = output / name
-        if (folder / "metrics.json").is_file():
+        if _evaluated(folder) == weights:
             continue
         altered = folder / "altered"
         shutil.rmtree(altered, ignore_errors=True)
@@ -156,6 +161,12 @@ def stress_test(dataset_dir="", ckpt_dir="", output_dir="", *extra, **options):
             raise ValueError(f"{name} failed: {done.stderr.strip().splitlines()[-1]} ($ python {shlex.join(command)})")
         shutil.rmtree(altered)
     print(f"{len(items)} pictures under {len(CONDITIONS)} conditions: {output}")
+
+
+def _evaluated(folder):
+    """Hash of the weights that an earlier run evaluated; none where it did not come to that."""
+    metrics = folder / "metrics.json"
+    return json.loads(metrics.read_text(encoding="utf-8"))["weights_sha256"] if metrics.is_file() else None
 
 
 def _alter(dataset, folder, item, function, strength):

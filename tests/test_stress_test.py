@@ -10,6 +10,8 @@ import stress_test
 import torch
 from conftest import ROOT
 
+from scripts.calibration import sha256
+from scripts.files import write_json
 from scripts.network import BasicUNetClassifier
 
 RANDOM = np.random.default_rng(0)
@@ -80,9 +82,10 @@ def test_every_condition_is_evaluated_once_and_the_pictures_go_again(tiny_prepar
     torch.save(network.state_dict(), tmp_path / "model.pt")
     conditions = list(stress_test.CONDITIONS)
     output = tmp_path / "stress"
+    earlier = {"weights_sha256": sha256(tmp_path / "model.pt")}
     for name in conditions[1:-1]:  # as if an earlier run had been interrupted
-        (output / name).mkdir(parents=True)
-        (output / name / "metrics.json").write_text("{}")
+        write_json(output / name / "metrics.json", earlier)
+    write_json(output / conditions[-1] / "metrics.json", {"weights_sha256": "of other weights"})
     command = [sys.executable, "scripts/stress_test.py", "--dataset_dir", tiny_prepared, "--ckpt_dir", tmp_path]
     command += ["--output_dir", output, "--image_size", 64, "--features", "[4,4,8,8,16,4]", "--downscale_factor", 1]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
@@ -90,7 +93,7 @@ def test_every_condition_is_evaluated_once_and_the_pictures_go_again(tiny_prepar
     for name in (conditions[0], conditions[-1]):
         assert {f.name for f in (output / name).iterdir()} == {"metrics.json", "pictures.csv"}
         assert json.loads((output / name / "metrics.json").read_text())["pictures"] == 6
-    assert (output / conditions[1] / "metrics.json").read_text() == "{}"
+    assert json.loads((output / conditions[1] / "metrics.json").read_text()) == earlier
 
 
 @pytest.mark.parametrize(
