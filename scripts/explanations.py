@@ -10,9 +10,8 @@ from monai.visualize import GradCAM
 from style import ROOT
 from torch import nn
 
-# The last but one level of the encoder. The deepest gives too coarse a map,
-# which met fewer lesions on validation.
-LAYER = "down_3"
+# The deepest level of the encoder; its map met more lesions on validation than that of the level before.
+LAYER = "down_4"
 
 
 class ClassScores(nn.Module):
