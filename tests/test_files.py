@@ -58,7 +58,7 @@ def test_masks_are_written_whole(tmp_path):
 
 
 def test_a_mask_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    def fail(picture, path):
+    def fail(picture, path, **options):
         with open(path, "wb") as file:
             file.write(b"half")
         raise OSError("disk full")
