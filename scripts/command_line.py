@@ -1,4 +1,4 @@
-"""What the commands of this folder share: help, refusal of unknown options, and a call of the bundle's own commands."""
+"""What the commands of this folder share: help, refusal of unknown options, and calls of the bundle's own commands."""
 
 import inspect
 import shlex
@@ -33,6 +33,11 @@ def asked_for_help(command, extra, unknown):
         valid = [f"--{name.rstrip('_')}" for name in known]
         raise ValueError(f"unknown option {names}; valid options: {', '.join(valid)}")
     return False
+
+
+def as_arguments(options):
+    """Options by name, as the list of texts that a command takes."""
+    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
 def run_bundle(title, *arguments):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import fire
 from calibrate import calibrate
-from command_line import run_bundle
+from command_line import as_arguments, run_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
@@ -61,9 +61,9 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
     options = {name: str(value) for name, value in options.items()}
     warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
     warmed |= {"epochs": str(warm_up_epochs)}
-    given = _as_arguments(options)
+    given = as_arguments(options)
     # The last training's options are those of the evaluation too, of which it takes the image size.
-    last = _as_arguments(options | {name: str(value) for name, value in (finish or {}).items()})
+    last = as_arguments(options | (finish or {}))
     check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *last])
     options |= {"warm_up_epochs": warm_up_epochs, "finish": finish}
     if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != options:
@@ -81,7 +81,7 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
             if warm_up_epochs:
                 both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
                 warm = ["training", "--config_file", both, "--output_dir", folder / "warm_up", "--resume", "True"]
-                run_bundle(f"fold {number}, warm-up", *warm, *_as_arguments(warmed), *paths, "--ckpt_dir", folder)
+                run_bundle(f"fold {number}, warm-up", *warm, *as_arguments(warmed), *paths, "--ckpt_dir", folder)
                 pretrained = ["--pretrained", folder / "warm_up.pt"]
             first = [*train, "--ckpt_dir", start, "--output_dir", start, *pretrained, *given]
             run_bundle(f"fold {number}, training", *first)
@@ -107,10 +107,6 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
     notice = "research software, not a medical device"
     write_json(output / "metrics.json", {"notice": notice, **summarize(rows, names), "folds": folds})
     print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
-
-
-def _as_arguments(options):
-    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
 def _number(text):

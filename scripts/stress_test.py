@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import fire
 import numpy as np
+from command_line import as_arguments
 from PIL import Image
 from tqdm import tqdm
 
@@ -142,7 +143,6 @@ def stress_test(dataset_dir="", ckpt_dir="", output_dir="", *extra, **options):
         raise FileNotFoundError(f"{model}: missing; pass the --ckpt_dir of the weights")
     weights = sha256(model)
     items = json.loads(datalist.read_text(encoding="utf-8"))["testing"]
-    given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     for name, (function, strength) in tqdm(CONDITIONS.items(), desc="conditions"):
         folder = output / name
         if _evaluated(folder) == weights:
@@ -155,7 +155,7 @@ def stress_test(dataset_dir="", ckpt_dir="", output_dir="", *extra, **options):
         configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
         command = ["-m", "monai.bundle", "run", "evaluating", "--config_file", configs, "--bundle_root", "bundle"]
         command += ["--dataset_dir", str(altered), "--ckpt_dir", str(Path(str(ckpt_dir)).resolve())]
-        command += ["--output_dir", str(folder), *given]
+        command += ["--output_dir", str(folder), *as_arguments(options)]
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{name} failed: {done.stderr.strip().splitlines()[-1]} ($ python {shlex.join(command)})")
