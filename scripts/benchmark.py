@@ -9,14 +9,15 @@ The settings, each in a process of its own, take turns, so that a busy machine s
             picture at a time through SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
     same    the plain network under the bundle's settings (cache, allocator, mixed precision where the processor has it)
     bundle  the bundle as train.json and inference.json have it
+    once    the bundle without the mirror image (--test_time_flip False)
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
-    int8    with its INT8 file; both only with --exports, which measures inference alone, and each process's peak memory
+    int8    with its INT8 file; these three only with --exports, which measures inference alone, and peak memory
     2 x ... two processes of one of these, each with every second picture and half of the threads, as
             multi_gpu_inference.json has it under torchrun
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
 validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table;
-latency is that of a folder of one picture in the same, warm process.
+latency is that of a folder of one picture in the same, warm process, median of ten.
 Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on
 the same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
@@ -61,6 +62,7 @@ TRAINING = {
 INFERENCE = {
     "plain": {
         **PLAIN_NETWORK,
+        "network": "$@network_def.to(@device)",
         "batch_size": 1,
         "inferer": {"_target_": "SimpleInferer"},
         "dataloader#_target_": "DataLoader",
@@ -72,9 +74,11 @@ INFERENCE = {
     },
     "same": PLAIN_NETWORK,
     "bundle": {},
+    "once": {"test_time_flip": False},
     "onnx": {"onnx_file": "model.onnx"},
     "int8": {"onnx_file": "model_int8.onnx"},
 }
+INFERENCE_ALONE = ("plain", "bundle", "once", "onnx", "int8")
 SHARED = "2 x "
 MEASURES = ("epoch_s", "step_s", "inference_s", "latency_s")
 TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "latency")))
@@ -105,8 +109,8 @@ def benchmark(
     if dataset_dir in ("", True) or not datalist.is_file():
         raise FileNotFoundError(f"{datalist} does not exist; give --dataset_dir a folder of scripts/prepare_busi.py")
     dataset_dir = datalist.parent.resolve()
-    alone = ("bundle", "onnx", "int8")
-    settings = ("plain", *alone, *(SHARED + name for name in alone)) if exports else tuple(TRAINING)
+    shared = tuple(SHARED + name for name in ("bundle", "onnx", "int8"))
+    settings = (*INFERENCE_ALONE, *shared) if exports else tuple(TRAINING)
     for name in ("model.onnx", "model_int8.onnx") if exports else ():
         if not (Path(str(exports)) / name).is_file():
             raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
@@ -244,15 +248,16 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports):
         facts = {"threads": torch.get_num_threads(), "native_bfloat16": fast_bfloat16("cpu")}
         measures = {}
         if exports:
-            if name in TRAINING:
-                network = workflow("train", TRAINING[name]).get_parsed_content("network_def")
+            if "onnx_file" not in INFERENCE[name]:
+                network = workflow("train", TRAINING.get(name, {})).get_parsed_content("network_def")
                 torch.save(network.state_dict(), weights)
         else:
             more, measures = _training(name, workflow, folder, dataset_dir, amp, weights)
             facts |= more
         measures |= {"inference_s": predict("images")}
         if processes == 1:
-            measures |= {"latency_s": predict("single")}
+            single = predict("single")
+            measures |= {"latency_s": lambda: statistics.median(single() for _ in range(10))}
         while pipe.recv() == "go":
             measured = {**facts, **{key: measure() for key, measure in measures.items()}}
             if exports:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.files import write_whole  # noqa: E402
 
-TEXTS = ("README.md", "bundle/docs/README.md")
+TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
 METADATA = "bundle/configs/metadata.json"
 METRICS = ("lesion_dice", "lesion_iou", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant", "auroc_macro")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -194,10 +194,11 @@ def failures():
 def exports():
     """Size of each exported file, its distance from PyTorch, and what it costs in figures on validation."""
     found = results("exports/exports.json")
-    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "onnx", "int8")}
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
     names = ("lesion_dice", "auroc_macro", "auroc_malignant")
     size = [f"{found['weights_bytes'] / 1e6:.1f} MB", "", ""]
-    rows = [["`model.pt`", *size, *(number(n, figures["pytorch"][n]) for n in names)]]
+    pytorch = {"`model.pt`": "pytorch", "`model.pt` without the mirror image": "once"}
+    rows = [[title, *size, *(number(n, figures[run][n]) for n in names)] for title, run in pytorch.items()]
     for file, evaluation in (("model.ts", None), ("model.onnx", "onnx"), ("model_int8.onnx", "int8")):
         f = found["files"][file]
         cells = [f"{f['bytes'] / 1e6:.1f} MB", f"{f['largest_probability_difference']:.0e}"]
@@ -235,12 +236,14 @@ def second_training():
 def inference_speed():
     """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
     found = results("benchmark_inference.json")
-    titles = {"plain": "plain", "bundle": "this bundle", "onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
-    titles |= {f"2 x {name}": f"two processes of {title}" for name, title in titles.items() if name != "plain"}
+    titles = {"plain": "plain", "bundle": "this bundle", "once": "this bundle without the mirror image"}
+    titles |= {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
+    titles |= {f"2 x {name}": f"two processes of {titles[name]}" for name in ("bundle", "onnx", "int8")}
     rows = []
     for name, title in titles.items():
         s, ratios = found["settings"][name], found["faster_than_plain"].get(name, {})
         cells = [_ratio(ratios[key]) if key in ratios else "" for key in ("inference_s", "latency_s")]
+        cells = ["1", "1"] if name == "plain" else cells
         rate = found["pictures"] / s["inference_s"]
         latency = f"{1000 * s['latency_s']:.0f} ms" if "latency_s" in s else ""
         rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
@@ -248,12 +251,41 @@ def inference_speed():
     return table([*head, "peak memory"], rows)
 
 
+def folder_sizes():
+    """Inference on folders of several sizes."""
+    found = results("benchmark_folders.json")
+    rows = [[n, f"{f['pictures_a_second']:.1f}", f"{f['peak_memory_mb']} MB"] for n, f in found.items()]
+    return table(["pictures in the folder", "pictures a second", "peak memory"], rows)
+
+
+def active_learning():
+    """What a small network learns from labels in random order and in order of its uncertainty."""
+    runs = {}
+    for row in results("active_learning.csv"):
+        runs.setdefault(int(row["labels"]), {}).setdefault(row["strategy"], []).append(row)
+    rows = []
+    for labels, found in runs.items():
+        # The first labels are chosen by chance in both orders
+        orders = [found[order] for order in ("random", "uncertainty")]
+        cells = [_mean(order, name) for name in ("lesion_dice", "macro_f1") for order in orders]
+        rows.append([labels, *cells])
+    head = [f"{title}, {order}" for title in ("lesion Dice", "macro F1") for order in ("random", "uncertainty")]
+    return table(["labels", *head], rows)
+
+
+def _mean(rows, name):
+    values = [float(row[name]) for row in rows]
+    low, high = number(name, min(values)), number(name, max(values))
+    return f"{number(name, sum(values) / len(values))} ({low} to {high})"
+
+
 def _ratio(found):
     return f"{found['median']:.1f} ({found['range'][0]:.1f} to {found['range'][1]:.1f})"
 
 
 FUNCTIONS = (evidence, folds, subgroups, calibration, stress, recipes, postprocessing, failures, exports)
-TABLES = {f.__name__: f for f in (*FUNCTIONS, second_training, inference_speed)}
+FUNCTIONS = (*FUNCTIONS, second_training, inference_speed, folder_sizes, active_learning)
+TABLES = {f.__name__: f for f in FUNCTIONS}
 
 
 def with_metrics(text):

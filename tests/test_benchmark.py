@@ -64,11 +64,11 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(output.read_text())
     shared = {"2 x bundle", "2 x onnx", "2 x int8"}
-    assert set(figures["settings"]) == {"plain", "bundle", "onnx", "int8", *shared}
+    assert set(figures["settings"]) == {"plain", "bundle", "once", "onnx", "int8", *shared}
     for name in shared:
         assert set(figures["faster_than_plain"][name]) == {"inference_s"}
         assert figures["settings"][name]["peak_memory_mb"] > 200
-    for name in ("bundle", "onnx", "int8"):
+    for name in ("bundle", "once", "onnx", "int8"):
         assert set(figures["faster_than_plain"][name]) == {"inference_s", "latency_s"}
         assert figures["settings"][name]["peak_memory_mb"] > 100
     missing = run("--dataset_dir", str(prepared), "--exports", str(tmp_path))

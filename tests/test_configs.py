@@ -68,7 +68,6 @@ def test_classes_size_and_channels_agree():
         "downscale_factor",
         "class_names",
         "network_def",
-        "network",
         "amp",
         "device",
     ):

@@ -267,7 +267,13 @@ class TestTraining:
     def test_one_label_trains_but_nothing_serves_that_was_not_compared(self, server, studies, prepared):
         name = lesions(prepared, "benign")[0]
         server.save_label(name, true_mask(prepared, name), **{"class": "benign"})
+        by_hand = studies / "labels" / "final" / f"{lesions(prepared, 'benign')[1]}.png"
+        Image.new("L", (5, 5)).save(by_hand)
         task, entry = self.train(server, max_epochs=1)
+        by_hand.unlink()
+        assert entry["training"] == [name], task
+        log = (studies.parent / "server.log").read_text()
+        assert f"left out: label of {by_hand.stem}: the label has 5 x 5 pixels" in log
         assert entry and not entry["promoted"] and "no label to compare on" in entry["outcome"], task
         assert (studies / "models" / entry["model"]).is_file() and not (studies / "models" / "model.pt").exists()
 
@@ -343,11 +349,15 @@ class TestLater:
         # As after a crash between the two files of a save
         (folder / "datastore_v2.json").write_bytes(state)
         (folder / "labels" / "final" / f".{names[0]}.1.partial.png").write_bytes(b"half")
+        (folder / "labels" / "final" / "by hand.nii.gz").write_bytes(b"")
         options = ["--names", "labels.example.org"]
         with serve_app(label_venv, folder, small_bundle, tmp_path / "server.log", *options) as server:
             proxied = {"Host": "labels.example.org", "Origin": "https://labels.example.org"}
             info = server.request("GET", "/info/", headers=proxied).json()
             assert info["datastore"]["completed"] == 3
+            log = (tmp_path / "server.log").read_text()
+            assert "left out: labels/final/by hand.nii.gz: not a picture (.gz)" in log
+            assert "3 pictures, 1 files left out" in log
             for name, kind in zip(names, ALL):
                 path = f"/datastore/label/info?label={name}&tag=final"
                 assert server.request("GET", path).json()["class"] == kind

@@ -145,13 +145,27 @@ class PictureDatastore(LocalDatastore):
         return path
 
     def problems(self) -> list[str]:
-        """A line for each file that cannot be used: unreadable, or of the same id as another."""
+        """A line for each file that cannot be used: unreadable, of the same id as another, or no label of a picture."""
         files = [f for f in os.listdir(self._datastore_path) if os.path.splitext(f)[1].lower() in EXTENSIONS]
         lines = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in sorted(files)]
         lines = [f"{file}: not a readable picture ({problem})" for file, problem in lines if problem]
         counts = Counter(os.path.splitext(f)[0] for f in files)
         used = {name: os.path.basename(self.get_image_uri(name)) for name, count in counts.items() if count > 1}
-        return lines + [f"{name}: several files of this name, only {file} is used" for name, file in used.items()]
+        lines += [f"{name}: several files of this name, only {file} is used" for name, file in used.items()]
+        files = sorted(Path(self._datastore.label_path(None)).glob("[!.]*/[!.]*"))
+        labels = [(file.relative_to(self._datastore_path), self.label_problem(file)) for file in files]
+        return lines + [f"{file}: {problem}" for file, problem in labels if problem]
+
+    def label_problem(self, file: str | Path) -> str:
+        """Why a label's file, which a person may have put there by hand, cannot be used; empty where it can."""
+        name, extension = os.path.splitext(os.path.basename(file))
+        if extension.lower() not in EXTENSIONS:
+            return f"not a picture ({extension}); send it with PUT /datastore/label, which makes a PNG of it"
+        try:
+            self._mask(name, file)
+        except RequestError as error:
+            return str(error)
+        return ""
 
     # -- what is written
 
@@ -168,7 +182,7 @@ class PictureDatastore(LocalDatastore):
         """Keep a model's answer, whose class may contradict its mask."""
         return self._write(image_id, self._mask(image_id, label_filename), label_tag, dict(label_info))
 
-    def _mask(self, image_id: str, file: str) -> np.ndarray:
+    def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
         with Image.open(self.picture(image_id)) as picture:
             width, height = picture.size
         mask = read_mask(file)

@@ -47,13 +47,17 @@ class PictureTrain(TrainTask):
         return history[-1] if history else {}
 
     def labels(self, datastore: PictureDatastore) -> list[dict]:
-        """Items ``{"id", "image", "label", "class"}`` of all submitted labels, the class an index, -1 where unknown.
+        """Items ``{"id", "image", "label", "class"}`` of all usable labels, the class an index, -1 where unknown.
 
         Raises:
             RequestError: there is none.
         """
         items = []
         for name in datastore.get_labeled_images():
+            problem = datastore.label_problem(datastore.get_label_uri(name, "final"))
+            if problem:
+                logger.error(f"left out: label of {name}: {problem}")
+                continue
             given = datastore.get_label_info(name, "final").get("class")
             index = self.models.class_names.index(given) if given in self.models.class_names else UNKNOWN_CLASS
             paths = {"image": datastore.get_image_uri(name), "label": datastore.get_label_uri(name, "final")}
