@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -22,6 +24,7 @@ from lib.infer import PictureInfer
 from lib.models import Models
 from lib.train import OPTIONS, PictureTrain, check_options
 from scripts.data import picture_problem
+from scripts.training import first_cause
 
 logger = logging.getLogger(__name__)
 NAME = "breast_ultrasound"  # of the model, in the server's addresses
@@ -37,8 +40,8 @@ class BatchInfer(BatchInferTask):
         def infer_or_name(item, store):
             try:
                 return infer(item, store)
-            except RequestError as error:
-                logger.error(f"left out: {error}")
+            except Exception as error:  # whatever it is, the other pictures go on
+                logger.error(f"left out: {item['image']}: {error}", exc_info=not isinstance(error, RequestError))
                 return {"error": str(error)}
 
         request = {**request, "multi_gpu": False, "max_workers": 1}
@@ -115,7 +118,7 @@ class App(MONAILabelApp):
         device = name_to_device(request.get("device"))
         if device != "cpu" and not device.startswith("cuda"):
             raise RequestError(400, f"device {device!r} is unknown; use {', '.join(device_list())}")
-        picture = request.get("image")
+        picture = str(request.get("image"))
         known = picture in datastore.list_images()
         path = datastore.picture(picture) if known or not self._uploaded(picture) else picture
         if not known and (problem := picture_problem(path)):
@@ -136,9 +139,22 @@ class App(MONAILabelApp):
 
     def train(self, request: dict) -> dict:
         """Train, and score the pictures anew where other weights serve."""
-        entry = super().train(request)
+        try:
+            entry = super().train(request)
+        except Exception as error:
+            if self._server_mode:
+                raise
+            cause = first_cause(error)
+            logger.error("traceback", exc_info=error)
+            logger.error(f"the training failed: {type(cause).__name__}: {cause}")
+            sys.exit(1)  # a second traceback would hide the cause
+        finally:
+            time.sleep(1)  # the server reads this process's lines one by one, until it ends
         if entry["promoted"]:
-            self.score_if_many()
+            try:
+                self.score_if_many()
+            except OSError as error:  # the server listens on another address than 127.0.0.1
+                logger.warning(f"no scores in the background ({error}); POST /scoring/uncertainty makes them")
         return entry
 
     def next_sample(self, request: dict) -> dict:
@@ -159,11 +175,22 @@ class App(MONAILabelApp):
         return {name: info[name] for name in ("class", "warning") if name in info}
 
     def check_task(self, kind: str, model: str, options: dict) -> None:
-        """Refuse a training or batch inference before its process starts.
+        """Refuse a training, scoring or batch inference before its process starts.
+
+        Args:
+            kind: ``train``, ``scoring``, ``batch/infer`` or ``infer``.
+            model: its model; the method of a scoring.
+            options: of the request.
 
         Raises:
-            RequestError: there is no such model, no label to learn from, or an option is not valid.
+            RequestError: there is no such model or method, no label to learn from, or an option is not valid.
         """
+        if kind == "scoring":
+            if model and model not in self._scoring_methods:
+                raise RequestError(404, f"scoring {model!r} is unknown; use {', '.join(self._scoring_methods)}")
+            return
+        if kind == "batch/infer" and options.get("label_tag") == "final":
+            raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
         if model and model not in self._infers:
             raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
         if kind == "train":

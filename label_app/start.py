@@ -16,6 +16,7 @@ import fire
 
 APP = Path(__file__).resolve().parent
 ROOT = APP.parent
+LOCAL = "127.0.0.1,localhost"
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from command_line import asked_for_help  # noqa: E402
@@ -52,14 +53,16 @@ def start(studies="", port=8000, bundle=str(ROOT / "bundle"), host="127.0.0.1", 
         paths.append(APP / "shim")
     variables = {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "LABEL_APP_HOSTS": names,
+        "LABEL_APP_HOSTS": names if host == "0.0.0.0" else ",".join(filter(None, (host, names))),
+        # Calls of the server's own processes to itself must not leave by a proxy.
+        "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOCAL))),
         # The app has its own ways, which do not lose what another process wrote and do not keep the processor busy.
         "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     print(f"{folder}: pictures and labels. Research software, not a medical device.")
-    print(f"Open {address} for all calls; give {address} to 3D Slicer or CVAT (docs/annotate.md). Ctrl-C ends it.")
+    print(f"Open {address} to look; give {address} to 3D Slicer or CVAT (docs/annotate.md). Ctrl-C ends it.")
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(folder)]
     command += ["--conf", "bundle", str(bundle), "--uvicorn_app", "lib.server:app"]
     command += ["--host", host, "--port", str(port)]

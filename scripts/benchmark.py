@@ -1,7 +1,8 @@
 """Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
 
     python scripts/benchmark.py --dataset_dir PREPARED [--image_size 256] [--rounds 5] [--amp auto] [--output FILE]
-    python scripts/benchmark.py --dataset_dir PREPARED --exports dist/exports [--pictures 100] [--output FILE]
+    python scripts/benchmark.py --dataset_dir PREPARED --exports dist/exports [--ckpt_dir bundle/models]
+        [--pictures 100] [--output FILE]
 
 The settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
@@ -9,11 +10,18 @@ The settings, each in a process of its own, take turns, so that a busy machine s
             picture at a time through SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
     same    the plain network under the bundle's settings (cache, allocator, mixed precision where the processor has it)
     bundle  the bundle as train.json and inference.json have it
-    once    the bundle without the mirror image (--test_time_flip False)
+
+and with --exports, which measures inference alone and peak memory, plain and bundle beside
+
+    stock   the bundle's network under plain's settings: what the network gains, and what the settings
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
-    int8    with its INT8 file; these three only with --exports, which measures inference alone, and peak memory
-    2 x ... two processes of one of these, each with every second picture and half of the threads, as
+    int8    with its INT8 file
+    once    the bundle without the mirror image (--test_time_flip False); also `onnx once` and `int8 once`
+    2 x ... two processes of bundle, onnx or int8, each with every second picture and half of the threads, as
             multi_gpu_inference.json has it under torchrun
+
+All of these but plain, whose network is another one, untrained, have the weights of `ckpt_dir`: masks as they are in
+use, not noise, which takes longer to clean and to write.
 
 A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
 validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table;
@@ -39,6 +47,10 @@ import fire
 from command_line import asked_for_help
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.calibration import sha256  # noqa: E402
+
 CONFIGS = ROOT / "bundle" / "configs"
 PLAIN_NETWORK = {"features": [32, 32, 64, 128, 256, 32], "downscale_factor": 1}
 PLAIN_DATA = {
@@ -59,33 +71,46 @@ TRAINING = {
     "same": PLAIN_NETWORK,
     "bundle": {},
 }
+PLAIN_SETTINGS = {
+    "network": "$@network_def.to(@device)",
+    "batch_size": 1,
+    "inferer": {"_target_": "SimpleInferer"},
+    "dataloader#_target_": "DataLoader",
+    "preprocessing#transforms#2": {"_target_": "Identityd", "keys": "image"},
+    "preprocessing#transforms#3#anti_aliasing": True,
+    "postprocessing#transforms#4": {"_target_": "Identityd", "keys": "pred"},
+    "postprocessing#transforms#6": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+    "postprocessing#transforms#8#writer": "PILWriter",
+}
 INFERENCE = {
-    "plain": {
-        **PLAIN_NETWORK,
-        "network": "$@network_def.to(@device)",
-        "batch_size": 1,
-        "inferer": {"_target_": "SimpleInferer"},
-        "dataloader#_target_": "DataLoader",
-        "preprocessing#transforms#2": {"_target_": "Identityd", "keys": "image"},
-        "preprocessing#transforms#3#anti_aliasing": True,
-        "postprocessing#transforms#4": {"_target_": "Identityd", "keys": "pred"},
-        "postprocessing#transforms#6": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-        "postprocessing#transforms#8#writer": "PILWriter",
-    },
+    "plain": {**PLAIN_NETWORK, **PLAIN_SETTINGS},
     "same": PLAIN_NETWORK,
+    "stock": PLAIN_SETTINGS,
     "bundle": {},
     "once": {"test_time_flip": False},
     "onnx": {"onnx_file": "model.onnx"},
+    "onnx once": {"onnx_file": "model.onnx", "test_time_flip": False},
     "int8": {"onnx_file": "model_int8.onnx"},
+    "int8 once": {"onnx_file": "model_int8.onnx", "test_time_flip": False},
 }
-INFERENCE_ALONE = ("plain", "bundle", "once", "onnx", "int8")
+INFERENCE_ALONE = tuple(name for name in INFERENCE if name != "same")
+UNTUNED = ("plain", "stock")  # in fp32 and with the C library's default allocator
 SHARED = "2 x "
 MEASURES = ("epoch_s", "step_s", "inference_s", "latency_s")
 TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "latency")))
 
 
 def benchmark(
-    dataset_dir="", image_size=256, pictures=32, rounds=5, amp="auto", exports="", output="", *extra, **unknown
+    dataset_dir="",
+    image_size=256,
+    pictures=32,
+    rounds=5,
+    amp="auto",
+    exports="",
+    ckpt_dir="bundle/models",
+    output="",
+    *extra,
+    **unknown,
 ):
     """Measure and print; write the figures to `output` as JSON where it is given.
 
@@ -94,14 +119,15 @@ def benchmark(
         image_size: side of the square that the network sees, in pixels.
         pictures: pictures of an epoch and of an inference run.
         rounds: how often every setting takes its turn; one more comes first to warm up.
-        amp: mixed precision of the settings `same` and `bundle`: auto, True or False, as in the configs. False shows
-            what remains on a processor without native bfloat16.
+        amp: mixed precision of all settings but `plain` and `stock`: auto, True or False, as in the configs. False
+            shows what remains on a processor without native bfloat16.
         exports: folder of scripts/export.py; inference alone is measured then, ONNX Runtime beside PyTorch.
+        ckpt_dir: folder of the weights, `model.pt`, that the exports were made from; only read with `exports`.
         output: file for the figures.
 
     Raises:
         ValueError: an option is unknown or missing.
-        FileNotFoundError: the folder holds no datalist.
+        FileNotFoundError: the folder holds no datalist, or weights or exports are missing.
     """
     if asked_for_help(benchmark, extra, unknown):
         return
@@ -111,9 +137,13 @@ def benchmark(
     dataset_dir = datalist.parent.resolve()
     shared = tuple(SHARED + name for name in ("bundle", "onnx", "int8"))
     settings = (*INFERENCE_ALONE, *shared) if exports else tuple(TRAINING)
-    for name in ("model.onnx", "model_int8.onnx") if exports else ():
-        if not (Path(str(exports)) / name).is_file():
-            raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
+    models = Path(str(ckpt_dir)).resolve()
+    if exports:
+        for name in ("model.onnx", "model_int8.onnx"):
+            if not (Path(str(exports)) / name).is_file():
+                raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
+        if not (models / "model.pt").is_file():
+            raise FileNotFoundError(f"{models / 'model.pt'}: missing; name the folder of the weights with --ckpt_dir")
 
     with tempfile.TemporaryDirectory() as folder:
         parts = json.loads(datalist.read_text(encoding="utf-8"))
@@ -125,7 +155,7 @@ def benchmark(
         (Path(folder) / "single").mkdir()
         shutil.copy(dataset_dir / items[0]["image"], Path(folder) / "single" / "0.png")
         exported = str(Path(str(exports)).resolve()) if exports else ""
-        results = _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exported)
+        results = _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exported, str(models))
 
     figures = {
         "image_size": image_size,
@@ -135,6 +165,7 @@ def benchmark(
         "processor": _processor(),
         "native_bfloat16": results["plain"][0]["native_bfloat16"],
         "amp": amp,
+        **({"weights_sha256": sha256(models / "model.pt")} if exports else {}),
         "settings": {name: _condense(turns) for name, turns in results.items()},
         "faster_than_plain": {
             name: {what: _ratio(results, name, what) for what in MEASURES if what in results[name][0]}
@@ -148,7 +179,7 @@ def benchmark(
         os.replace(temporary, str(output))
 
 
-def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports):
+def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports, models):
     """Return for each setting the list of its rounds, each a dict of seconds and counts."""
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
     workers = {}
@@ -157,7 +188,7 @@ def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports)
         workers[name] = []
         for rank in range(processes):
             here, there = context.Pipe()
-            amp_here = False if name == "plain" else amp
+            amp_here = False if name in UNTUNED else amp
             share = (rank, processes)
             arguments = (
                 there,
@@ -168,6 +199,7 @@ def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports)
                 image_size,
                 amp_here,
                 exports,
+                models,
             )
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
@@ -203,10 +235,9 @@ def _join(answers, name):
     }
 
 
-def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports):
+def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, models):
     """Run one setting, or this process's share of it, round by round, as the other end of the pipe asks for."""
     rank, processes = share
-    sys.path.insert(0, str(ROOT / "bundle"))
     sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
     import torch
     from monai.bundle import ConfigWorkflow
@@ -215,8 +246,8 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports):
     from scripts.training import keep_freed_memory
 
     def workflow(kind, settings):
-        common = {"image_size": image_size, "ckpt_dir": folder, "output_dir": f"{folder}/{name}_{rank}_{processes}"}
-        common |= {"device": "cpu", "amp": amp}
+        common = {"image_size": image_size, "ckpt_dir": models if shipped else folder}
+        common |= {"output_dir": f"{folder}/{name}_{rank}_{processes}", "device": "cpu", "amp": amp}
         files = [str(CONFIGS / f"{kind}.json")]
         if "onnx_file" in settings:
             files.append(str(CONFIGS / f"{kind}_onnx.json"))
@@ -240,20 +271,19 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports):
 
         return lambda: _time(call)
 
-    weights = f"{folder}/{name}_{rank}_{processes}.pt"
+    shipped = exports and name != "plain"
+    weights = f"{models}/model.pt" if shipped else f"{folder}/{name}_{rank}_{processes}.pt"
     try:
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-        if name != "plain":
+        if name not in UNTUNED:
             keep_freed_memory()
         facts = {"threads": torch.get_num_threads(), "native_bfloat16": fast_bfloat16("cpu")}
         measures = {}
-        if exports:
-            if "onnx_file" not in INFERENCE[name]:
-                network = workflow("train", TRAINING.get(name, {})).get_parsed_content("network_def")
-                torch.save(network.state_dict(), weights)
-        else:
+        if not exports:
             more, measures = _training(name, workflow, folder, dataset_dir, amp, weights)
             facts |= more
+        elif not shipped:
+            torch.save(workflow("train", TRAINING[name]).get_parsed_content("network_def").state_dict(), weights)
         measures |= {"inference_s": predict("images")}
         if processes == 1:
             single = predict("single")

@@ -68,7 +68,7 @@ def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", 
         lambda p: onnx_export(filepath=p, use_trace=True, input_shape=size, converter_kwargs=kwargs, **common),
     )
     training, validation = (_pictures(parser, dataset, part) for part in ("training", "validation"))
-    few = training[:: max(1, len(training) // QUANTISATION_PICTURES)]
+    few = evenly_spaced(training, QUANTISATION_PICTURES)
     write_whole(output / "model_int8.onnx", lambda p: _quantise(output / "model.onnx", p, few))
 
     network = parser.get_parsed_content("network_def")
@@ -88,6 +88,12 @@ def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", 
     for name, found in content["files"].items():
         print(f"{name}: {found['bytes'] / 1e6:.1f} MB, {found['largest_probability_difference']:.1e} from PyTorch")
     return content
+
+
+def evenly_spaced(items, count):
+    """Exactly `count` of the items, at equal distances but for rounding; all where they are fewer."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _pictures(parser, dataset, part):

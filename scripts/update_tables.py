@@ -1,4 +1,4 @@
-"""Write the tables of the READMEs, and the metadata's figures, from the files in results/.
+"""Write the tables of README, model card and docs, and the metadata's figures, from the files in results/.
 
     python scripts/update_tables.py
 
@@ -236,8 +236,10 @@ def second_training():
 def inference_speed():
     """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
     found = results("benchmark_inference.json")
-    titles = {"plain": "plain", "bundle": "this bundle", "once": "this bundle without the mirror image"}
-    titles |= {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
+    titles = {"plain": "plain", "stock": "plain settings, this network"}
+    for name, title in (("bundle", "this bundle"), ("onnx", "ONNX Runtime"), ("int8", "ONNX Runtime, INT8")):
+        once = "once" if name == "bundle" else f"{name} once"
+        titles |= {name: title, once: f"{title} without the mirror image"}
     titles |= {f"2 x {name}": f"two processes of {titles[name]}" for name in ("bundle", "onnx", "int8")}
     rows = []
     for name, title in titles.items():
@@ -265,7 +267,6 @@ def active_learning():
         runs.setdefault(int(row["labels"]), {}).setdefault(row["strategy"], []).append(row)
     rows = []
     for labels, found in runs.items():
-        # The first labels are chosen by chance in both orders
         orders = [found[order] for order in ("random", "uncertainty")]
         cells = [_mean(order, name) for name in ("lesion_dice", "macro_f1") for order in orders]
         rows.append([labels, *cells])
@@ -311,7 +312,7 @@ def with_tables(text):
 
 
 def update_tables(*extra, **unknown):
-    """Write the tables of both READMEs and the figures of the metadata.
+    """Write the tables of all texts and the figures of the metadata.
 
     Raises:
         FileNotFoundError: a file of results/ is missing.

@@ -5,11 +5,13 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from email.parser import BytesParser
 from pathlib import Path
@@ -36,9 +38,11 @@ def label_environment():
 
 
 def environment(venv, **variables):
-    """Variables of a shell in which the environment is active, without a proxy that a request could leave by."""
+    """Variables of a shell in which the environment is active, with a dead proxy: no request can leave the machine."""
     own = {**os.environ, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    return {**own, "CUDA_VISIBLE_DEVICES": "", **variables}
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        own[name] = "http://127.0.0.1:9"
+    return {**own, "no_proxy": "", "CUDA_VISIBLE_DEVICES": "", **variables}
 
 
 def free_port():
@@ -152,7 +156,27 @@ def file_of_the_machine(server, image, mask, studies):
     assert response.status_code == 404
 
 
+def archive_outside_its_folder(server, image, mask, studies):
+    """The names in an archive must not lead out of the folder that it is unpacked in."""
+    target = studies.parent / "unpacked"
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as file:
+        file.addfile(tarfile.TarInfo(str(target)))
+    files = {"files": ("x.tar", archive.getvalue())}
+    response = requests.put(server.url + "/session/", params={"uncompress": "true"}, files=files)
+    assert not target.exists() and response.status_code == 400
+
+
+def foreign_scripts(server, image, mask, studies):
+    """Pages must not load scripts of other sites, which would act with the rights of ours, and need the internet."""
+    for path in ("/", "/logs/"):
+        response = requests.get(server.url + path)
+        assert response.ok and not re.search(r"(src|href)=.?(https?:)?//", response.text)
+        assert response.headers["Content-Security-Policy"] == "default-src 'self'"
+
+
 HOLES = [label_outside_the_folder, foreign_origin, foreign_host, weights_replaced, file_of_the_machine]
+HOLES += [archive_outside_its_folder, foreign_scripts]
 
 
 def png_bytes(mask):
@@ -166,6 +190,7 @@ def png_bytes(mask):
 def serve(command, log, **options):
     """Start a server with a command that lacks its port, and yield it when it answers."""
     port = free_port()
+    host = command[command.index("--host") + 1] if "--host" in command else "127.0.0.1"
     with open(log, "ab") as output:
         process = subprocess.Popen(
             [*map(str, command), "--port", str(port)],
@@ -174,7 +199,7 @@ def serve(command, log, **options):
             start_new_session=True,
             **options,
         )
-    server = Server(f"http://127.0.0.1:{port}", log, process)
+    server = Server(f"http://{host}:{port}", log, process)
     try:
         end = time.time() + START_S
         while True:

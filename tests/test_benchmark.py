@@ -1,13 +1,18 @@
 """benchmark compares the three settings in one run and writes their ratios."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 
+import benchmark
 import onnx
 import pytest
 import torch
+import update_tables
 from conftest import ROOT
+from export import evenly_spaced
 from monai.bundle import ConfigParser
 
 NETWORK = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json")).get_parsed_content(
@@ -42,7 +47,7 @@ def test_ratios_follow_from_the_times(tiny_prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path):
+def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch):
     models = tmp_path / "models"
     models.mkdir()
     torch.save(NETWORK.state_dict(), models / "model.pt")
@@ -59,20 +64,79 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path):
     assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 256, 256]  # a free batch size
 
     output = tmp_path / "inference.json"
-    options = ["--exports", str(exports), "--output", str(output), "--pictures", "5", "--rounds", "1"]
-    done = run("--dataset_dir", str(prepared), *options)
+    options = ["--exports", str(exports), "--ckpt_dir", str(models), "--output", str(output)]
+    done = run("--dataset_dir", str(prepared), *options, "--pictures", "5", "--rounds", "1")
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(output.read_text())
-    shared = {"2 x bundle", "2 x onnx", "2 x int8"}
-    assert set(figures["settings"]) == {"plain", "bundle", "once", "onnx", "int8", *shared}
+    assert figures["weights_sha256"] == json.loads((exports / "exports.json").read_text())["weights_sha256"]
+    alone, shared = {"bundle", "once", "onnx", "onnx once", "int8", "int8 once"}, {"2 x bundle", "2 x onnx", "2 x int8"}
+    assert set(figures["settings"]) == {"plain", "stock", *alone, *shared}
     for name in shared:
         assert set(figures["faster_than_plain"][name]) == {"inference_s"}
         assert figures["settings"][name]["peak_memory_mb"] > 200
-    for name in ("bundle", "once", "onnx", "int8"):
+    for name in ("stock", *alone):
         assert set(figures["faster_than_plain"][name]) == {"inference_s", "latency_s"}
         assert figures["settings"][name]["peak_memory_mb"] > 100
+    monkeypatch.setattr(update_tables, "results", lambda name: figures)
+    titles = [line.split(" | ")[0] for line in update_tables.inference_speed().splitlines()[2:]]
+    assert titles == [
+        "| plain",
+        "| plain settings, this network",
+        "| this bundle",
+        "| this bundle without the mirror image",
+        "| ONNX Runtime",
+        "| ONNX Runtime without the mirror image",
+        "| ONNX Runtime, INT8",
+        "| ONNX Runtime, INT8 without the mirror image",
+        "| two processes of this bundle",
+        "| two processes of ONNX Runtime",
+        "| two processes of ONNX Runtime, INT8",
+    ]
     missing = run("--dataset_dir", str(prepared), "--exports", str(tmp_path))
     assert "model.onnx: missing; write it with scripts/export.py" in missing.stderr and missing.stderr.count("\n") == 1
+    missing = run("--dataset_dir", str(prepared), "--exports", str(exports), "--ckpt_dir", str(tmp_path))
+    assert "model.pt: missing; name the folder of the weights" in missing.stderr and missing.stderr.count("\n") == 1
+
+
+def test_the_stock_setting_is_plain_with_the_bundles_network():
+    plain, stock = (benchmark.INFERENCE[name] for name in ("plain", "stock"))
+    assert plain == {**stock, **benchmark.PLAIN_NETWORK} and not stock.keys() & benchmark.PLAIN_NETWORK.keys()
+    assert "channels_last" not in stock["network"] and stock["inferer"] == {"_target_": "SimpleInferer"}
+
+
+class Pipe:
+    """The worker's end of a pipe whose other end ends the work before the first round."""
+
+    def recv(self):
+        return "stop"
+
+    def send(self, message):
+        assert message
+
+
+@pytest.mark.parametrize("name", ["plain", "stock", "bundle"])
+def test_the_bundles_network_has_the_given_weights_and_plain_settings_the_default_allocator(
+    name, tiny_prepared, tmp_path, monkeypatch
+):
+    for folder in ("images", "single"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(next((tiny_prepared / "images").iterdir()), tmp_path / folder / "0.png")
+    torch.save({"foreign": torch.zeros(1)}, tmp_path / "model.pt")
+    kept = []
+    monkeypatch.setattr("scripts.training.keep_freed_memory", lambda: kept.append(name))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # the worker silences it
+    arguments = (str(tmp_path), str(tiny_prepared), 64, "auto", str(tmp_path), str(tmp_path))
+    expected = contextlib.nullcontext() if name == "plain" else pytest.raises(RuntimeError, match="foreign")
+    with expected:
+        benchmark._work(Pipe(), name, (0, 1), *arguments)
+    assert kept == ([name] if name == "bundle" else [])
+
+
+def test_int8_is_quantised_on_a_fixed_number_of_pictures():
+    chosen = evenly_spaced(range(479), 100)
+    assert len(chosen) == 100 and chosen[0] == 0
+    assert {b - a for a, b in zip(chosen, chosen[1:])} == {4, 5}
+    assert evenly_spaced(range(7), 100) == list(range(7))
 
 
 @pytest.mark.parametrize(

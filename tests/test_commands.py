@@ -102,11 +102,14 @@ def dice(mask, label):
     return 2 * both / total if total else 1.0
 
 
-def torchrun():
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+        return str(free.getsockname()[1])
+
+
+def torchrun():
+    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
 
 
 # The data, and one training that most tests share
@@ -541,6 +544,22 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
     assert {row["class"] for row in read_csv(tmp_path / "masks" / "predictions.csv")} == {"benign"}
 
 
+def test_without_a_gpu_the_overlay_of_tensorrt_changes_nothing_but_mixed_precision(data, trained, tmp_path):
+    options = [*SMALL, "--dataset_dir", data / "images", "--ckpt_dir", trained.models, "--output_dir"]
+    run(*INFERENCE_CONFIG, *options, tmp_path / "plain", "--amp", "False")
+    configs = "['configs/inference.json','configs/inference_trt.json']"
+    run("--config_file", configs, *options, tmp_path / "trt")
+    plain, rows = (read_csv(tmp_path / name / "predictions.csv") for name in ("plain", "trt"))
+    for row, other in zip(rows, plain, strict=True):
+        assert (row["filename"], row["class"]) == (other["filename"], other["class"])
+        for column in COLUMNS[2:5]:
+            assert float(row[column]) == pytest.approx(float(other[column]), abs=1e-5)
+        name = f"{Path(row['filename']).stem}_seg.png"
+        masks = [pixels(tmp_path / folder / name) for folder in ("trt", "plain")]
+        assert masks[0].shape == masks[1].shape and (masks[0] != masks[1]).mean() < 1e-3
+    assert any(int(row["lesion_area_px"]) for row in rows)
+
+
 # Two processes
 
 
@@ -605,6 +624,34 @@ def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd,
     again = [name for name, time in done.items() if (tmp_path / "masks" / name).stat().st_mtime_ns != time]
     assert len(again) <= 2  # a batch whose masks were written and whose rows were not
     assert not list((tmp_path / "masks").glob(".*"))
+
+
+def test_inference_is_shared_by_two_launchers_as_on_two_machines(odd, trained, tmp_path):
+    shown = "`--nnodes 2 --node_rank 0` (on the other `1`) `--master_addr HOST --master_port 29500`"
+    assert shown in " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
+    nodes = ["--nnodes", "2", "--master_addr", "127.0.0.1", "--master_port", free_port(), "--nproc_per_node", "1"]
+    configs = "['configs/inference.json','configs/multi_gpu_inference.json']"
+    paths = ["--dataset_dir", odd.folder, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "masks"]
+    launched = []
+    for rank in ("0", "1"):
+        launcher = ["-m", "torch.distributed.run", *nodes, "--node_rank", rank]
+        words = command("--config_file", configs, *SMALL, *paths, launcher=launcher)
+        with open(tmp_path / f"{rank}.txt", "w") as log:
+            launched.append(subprocess.Popen(words, cwd=BUNDLE, env=ENVIRONMENT, stdout=log, stderr=log))
+    try:
+        codes = [process.wait(timeout=300) for process in launched]
+    finally:
+        for process in launched:
+            process.terminate()  # a launcher ends its process with itself
+    assert codes == [0, 0], "".join((tmp_path / f"{rank}.txt").read_text() for rank in ("0", "1"))
+    whole, rows = (read_csv(folder / "predictions.csv") for folder in (odd.masks, tmp_path / "masks"))
+    for row, other in zip(rows, whole, strict=True):
+        assert all(row[column] == other[column] for column in ("filename", "class", "lesion_area_px"))
+        for column in COLUMNS[2:5]:
+            assert float(row[column]) == pytest.approx(float(other[column]), abs=2e-6)
+    assert sorted(f.name for f in (tmp_path / "masks").iterdir()) == sorted(f.name for f in odd.masks.iterdir())
+    for file in odd.masks.glob("*.png"):
+        assert (tmp_path / "masks" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_finished_inference_and_one_with_other_settings_start_anew(odd, trained):

@@ -60,7 +60,7 @@ def studies(tmp_path_factory, prepared):
     folder = tmp_path_factory.mktemp("app") / "studies"
     shutil.copytree(prepared / "images", folder)
     picture = folder / lesions(prepared, "benign")[2]
-    Image.open(f"{picture}.png").save(f"{picture}.JPG", quality=95)
+    Image.open(f"{picture}.png").save(f"{picture}.Jpg", quality=95)
     os.remove(f"{picture}.png")
     (folder / "a broken one.png").write_bytes(b"no picture")
     return folder
@@ -82,6 +82,8 @@ class TestAnswers:
 
     def test_clients_get_the_mask_in_their_own_formats(self, server, tmp_path):
         mask, params = server.infer(MODEL, "benign (1)", polygons=True)
+        assert set(np.unique(mask)) == {0, 255}
+        mask = mask > 0
         options = {"params": {"image": "benign (1)", "output": "image"}}
         for extension in (".nii.gz", ".nrrd"):
             data = {"params": json.dumps({"result_extension": extension, "result_dtype": "uint8"})}
@@ -101,10 +103,35 @@ class TestAnswers:
         # Parts of a few pixels get no polygon.
         assert (np.asarray(drawn) != mask).mean() < 0.01 and mask.any()
 
+    def test_the_plugin_for_cvat_gets_its_polygons(self, server, studies, label_venv):
+        code = (
+            "import base64, json, logging, sys; from types import SimpleNamespace as Space; import detector\n"
+            "context = Space(logger=logging, user_data=Space(), Response=lambda body, **_: body)\n"
+            "detector.init_context(context)\n"
+            "picture = base64.b64encode(open(sys.argv[1], 'rb').read())\n"
+            "print(detector.handler(context, Space(body={'image': picture})))\n"
+        )
+        plugin = label_venv / "monailabel" / "plugins" / "cvat"
+        variables = {"MONAI_LABEL_SERVER": server.url, "MONAI_LABEL_MODEL": MODEL, "no_proxy": "127.0.0.1"}
+        done = subprocess.run(
+            [label_venv / "bin" / "python", "-c", code, studies / "benign (1).png"],
+            env=environment(label_venv, PYTHONPATH=os.pathsep.join(map(str, (plugin, SHIM))), **variables),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        mask = server.infer(MODEL, "benign (1)")[0] > 0
+        drawn = Image.new("L", mask.shape[::-1])
+        for shape in json.loads(done.stdout.splitlines()[-1]):
+            assert shape["type"] == "polygon" and shape["label"] == "lesion"
+            ImageDraw.Draw(drawn).polygon(shape["points"], fill=1, outline=1)
+        # The plugin sends a JPEG
+        assert (np.asarray(drawn) != mask).mean() < 0.02 and mask.any()
+
     def test_a_jpeg_gets_a_png(self, server, studies):
-        (file,) = studies.glob("*.JPG")
+        (file,) = studies.glob("*.Jpg")
         mask, _ = server.infer(MODEL, file.stem)
-        assert set(np.unique(mask)) <= {0, 1} and mask.shape == Image.open(file).size[::-1]
+        assert set(np.unique(mask)) <= {0, 255} and mask.shape == Image.open(file).size[::-1]
 
     @pytest.mark.parametrize(
         "path, query, params, status, message",
@@ -114,6 +141,11 @@ class TestAnswers:
             ("other", "benign (1)", {}, 404, "model 'other' is unknown; use breast_ultrasound"),
             (MODEL, "benign (1)", {"result_extension": ".jpg"}, 400, "'.jpg' is not served; use .png"),
             (MODEL, "benign (1)", {"device": "tpu"}, 400, "device 'tpu' is unknown"),
+            (MODEL, "benign (1)", None, 400, "params are not a JSON object"),
+            (MODEL, "benign (1)", [["image", "x"]], 400, "params are not a JSON object"),
+            (MODEL, "benign (1)", {"image": ["x"]}, 404, "is unknown"),
+            (MODEL, "", {}, 400, "no picture: name one with image=ID or send a file"),
+            (MODEL, "benign (1)", {"save_label": True, "label_tag": "final"}, 400, "is for labels of a person"),
         ],
     )
     def test_mistakes_are_named(self, server, path, query, params, status, message):
@@ -126,9 +158,13 @@ class TestAnswers:
             ("POST", "/activelearning/oracle", 404, "use uncertainty, random, first"),
             ("POST", "/train/other", 404, "model 'other' is unknown"),
             ("POST", "/batch/infer/other", 404, "model 'other' is unknown"),
+            ("POST", "/scoring/other", 404, "scoring 'other' is unknown; use uncertainty"),
             ("GET", "/datastore/label?label=x&tag=final", 404, "Label NOT Found"),
         ):
             assert message in server.request(method, path, status).json()["detail"]
+        options = {"json": {"label_tag": "final"}}
+        answer = server.request("POST", f"/batch/infer/{MODEL}", 400, **options).json()
+        assert "is for labels of a person" in answer["detail"]
         sent = server.request("POST", f"/infer/{MODEL}", 422, files={"file": ("x.png", b"no picture")}).json()
         assert "the file sent is not a readable picture" in sent["detail"]
         answer = server.request("POST", f"/infer/{MODEL}?image=benign%20(1)", 400, data={"params": "{class"}).json()
@@ -210,6 +246,17 @@ class TestLabels:
             assert np.array_equal(np.asarray(Image.open(io.BytesIO(downloaded))) > 0, mask)
         assert [f.name for f in (studies / "labels" / "final").iterdir()] == [f"{name}.png"]
 
+    def test_a_suggestion_can_be_painted_on(self, server, studies):
+        suggested, _ = server.infer(MODEL, "benign (2)")
+        painted = suggested.copy()
+        painted[:20, :30] = 255
+        buffer = io.BytesIO()
+        Image.fromarray(painted).save(buffer, "png")
+        server.save_label("benign (2)", buffer.getvalue(), **{"class": "benign"})
+        kept = np.asarray(Image.open(studies / "labels" / "final" / "benign (2).png")) > 0
+        assert suggested.any() and np.array_equal(kept, painted > 0) and kept[:20, :30].all()
+        server.request("DELETE", "/datastore/label", params={"id": "benign (2)", "tag": "final"})
+
     def test_what_contradicts_itself_is_refused_and_changes_nothing(self, server, studies, prepared):
         name, empty = lesions(prepared, "benign")[0], np.zeros_like(true_mask(prepared, lesions(prepared, "benign")[0]))
         before = digests(studies / "labels"), self.info(server, name)
@@ -223,6 +270,12 @@ class TestLabels:
             (np.zeros((0,)).tobytes(), "benign", "the label cannot be read"),
         ):
             assert message in server.save_label(name, content, code=422, **{"class": given})["detail"]
+        mixed = mask.astype(np.uint8)
+        mixed[0, 0] = 255  # white painted onto a mask of 0 and 1
+        buffer = io.BytesIO()
+        Image.fromarray(mixed).save(buffer, "png")
+        answer = server.save_label(name, buffer.getvalue(), 422, **{"class": "benign"})
+        assert "mixes 1 with values above 127" in answer["detail"]
         volume = np.zeros((*mask.T.shape, 2), np.uint8)
         assert "send one slice" in server.save_label(name, nifti_bytes(volume), 422, "x.nii.gz")["detail"]
         assert "is unknown" in server.save_label("nobody", mask, 404, **{"class": "benign"})["detail"]
@@ -238,6 +291,16 @@ class TestLabels:
         info = self.info(server, name)
         assert info["class"] == "malignant" and "warning" not in info
 
+    def test_a_label_put_there_by_hand_becomes_png_with_its_class(self, server, studies, prepared):
+        name, folder = lesions(prepared, "malignant")[1], studies / "labels" / "final"
+        Image.open(prepared / "labels" / f"{name}.png").save(folder / f"{name}.bmp")
+        path = f"/datastore/label/info?label={name}&tag=final"
+        server.request("PUT", path, data={"info": json.dumps({"class": "malignant"})})
+        assert not (folder / f"{name}.bmp").exists() and self.info(server, name)["class"] == "malignant"
+        kept = Image.open(folder / f"{name}.png")
+        assert "malignant" in kept.info["label_info"]
+        assert np.array_equal(np.asarray(kept) > 0, true_mask(prepared, name))
+
     def test_pictures_can_be_added_but_only_to_the_folder(self, server, studies):
         content = (studies / "benign (1).png").read_bytes()
         for name, status in (("new one", 200), ("new one", 409), ("../new", 400)):
@@ -250,7 +313,7 @@ class TestLabels:
 
 @pytest.mark.slow
 class TestTraining:
-    """From one label up; runs after TestLabels, whose two labels are taken away first."""
+    """From one label up; runs after TestLabels, whose labels are taken away first."""
 
     def train(self, server, **options):
         server.request("POST", f"/train/{MODEL}", json=options)
@@ -308,6 +371,14 @@ class TestTraining:
         assert (studies / "models" / "model.pt").read_bytes() == before
         assert (studies / "models" / entry["model"]).is_file()
 
+    def test_a_failed_training_says_why(self, server, studies):
+        serving = studies / "models" / "model.pt"
+        content = serving.read_bytes()
+        serving.write_bytes(b"no weights")
+        task, _ = self.train(server, max_epochs=1)
+        serving.write_bytes(content)
+        assert task["status"] == "ERROR" and any("the training failed: " in line for line in task["details"]), task
+
     def test_wrong_options_end_with_a_clear_line(self, server):
         for options, message in (
             ({"max_epochs": 0}, "max_epochs is 0; use a whole number from 1 up"),
@@ -350,7 +421,7 @@ class TestLater:
         (folder / "datastore_v2.json").write_bytes(state)
         (folder / "labels" / "final" / f".{names[0]}.1.partial.png").write_bytes(b"half")
         (folder / "labels" / "final" / "by hand.nii.gz").write_bytes(b"")
-        options = ["--names", "labels.example.org"]
+        options = ["--names", "labels.example.org", "--host", "127.0.0.2"]
         with serve_app(label_venv, folder, small_bundle, tmp_path / "server.log", *options) as server:
             proxied = {"Host": "labels.example.org", "Origin": "https://labels.example.org"}
             info = server.request("GET", "/info/", headers=proxied).json()

@@ -68,6 +68,18 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
         chosen = [name for name in chosen if true_mask(name).any()]
         return statistics.mean(dice(server.infer(MODEL, file=truth[n]["image"])[0], true_mask(n)) for n in chosen)
 
+    def new_dice(weights, chosen):
+        """The same with weights that need not serve, by the bundle's own command."""
+        chosen = [name for name in chosen if true_mask(name).any()]
+        (tmp_path / "unseen").mkdir()
+        for name in chosen:
+            shutil.copy(truth[name]["image"], tmp_path / "unseen")
+        options = ["--dataset_dir", tmp_path / "unseen", "--output_dir", tmp_path / "new", "--weights", weights]
+        command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *options]
+        subprocess.run([sys.executable, *map(str, command)], cwd=bundle, check=True, capture_output=True)
+        masks = {name: np.asarray(Image.open(tmp_path / "new" / f"{name}_seg.png")) for name in chosen}
+        return statistics.mean(dice(masks[name], true_mask(name)) for name in chosen)
+
     with serve_app(label_venv, studies, bundle, log) as server:
         server.infer(MODEL, names[0])  # the first answer loads the libraries
         assert server.wait_for("scoring")["status"] == "DONE"  # so many pictures are scored in the background
@@ -93,6 +105,7 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
         assert len(entry["training"]) == 16 and len(entry["held_out"]) == 4
         assert entry["promoted"] == (entry["score_after"] >= entry["score_before"])
         after = lesion_dice(server, unseen)
+        new = new_dice(studies / "models" / entry["model"], unseen)
         mask, _ = server.infer(MODEL, unseen[0])
 
     with serve_app(label_venv, studies, bundle, log) as server:
@@ -116,6 +129,7 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
         ),
         "unseen_lesion_dice_before_training": before,
         "unseen_lesion_dice_after_training": after,
+        "unseen_lesion_dice_of_the_new_weights": new,
         "training_seconds": training_seconds,
         **{key: entry[key] for key in ("promoted", "score_before", "score_after", "max_epochs")},
     }
@@ -129,3 +143,5 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
         assert after > before - 0.05
     if not entry["promoted"]:
         assert after == before
+    else:
+        assert new == pytest.approx(after, abs=0.01)

@@ -8,12 +8,14 @@ import shlex
 import pytest
 import update_tables
 from conftest import CLASS_NAMES, ROOT
+from export import QUANTISATION_PICTURES
 
 from scripts.calibration import sha256
 from scripts.training import check_overrides
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
+ANNOTATE = (ROOT / "docs" / "annotate.md").read_text(encoding="utf-8")
 METADATA = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
 CONFIGS = {
     name: json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text(encoding="utf-8"))
@@ -41,9 +43,9 @@ def test_options_of_bundle_commands_exist(text, folder, monkeypatch):
         check_overrides(shlex.split(line.split("-m monai.bundle ")[1]))
 
 
-def test_scripts_in_the_readme_exist():
-    lines = commands(README, "python scripts/")
-    assert lines
+def test_scripts_in_readme_and_docs_exist():
+    lines = commands(README, "python scripts/") + commands(ANNOTATE, "python scripts/")
+    assert len(lines) > 10
     for line in lines:
         _, script, *options = shlex.split(line)
         source = (ROOT / script).read_text(encoding="utf-8")
@@ -142,12 +144,12 @@ def test_the_share_of_burned_in_marks_is_that_of_the_list():
 
 
 def test_the_tables_are_those_of_the_results():
-    for name in update_tables.TEXTS:
-        text = (ROOT / name).read_text(encoding="utf-8")
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in update_tables.TEXTS}
+    for name, text in texts.items():
         assert update_tables.with_tables(text) == text, f"{name}: run python scripts/update_tables.py"
     text = (ROOT / update_tables.METADATA).read_text(encoding="utf-8")
     assert update_tables.with_metrics(text) == text and len(METADATA["eval_metrics"]) == len(update_tables.METRICS)
-    marks = {mark[1] for mark in update_tables.MARKED.findall(CARD + README)}
+    marks = {mark[1] for mark in update_tables.MARKED.findall("".join(texts.values()))}
     assert marks == set(update_tables.TABLES) and "<!-- table evidence -->" in README
     with pytest.raises(ValueError, match="no table speed; there are evidence"):
         update_tables.with_tables("<!-- table speed -->\n<!-- end -->")
@@ -175,13 +177,68 @@ def test_the_speeds_are_those_of_the_benchmark():
     for file, title in (("256", "256"), ("160", "160"), ("160_fp32", "160, fp32")):
         f = results(f"benchmark_{file}.json")
         assert file.startswith(str(f["image_size"])) and (f["amp"] is False) == file.endswith("fp32")
+        assert f["native_bfloat16"]
         for name, setting in (("same", "same network"), ("bundle", "this bundle")):
             cells = [
                 "{median:.1f} ({range[0]:.1f} to {range[1]:.1f})".format(**f["faster_than_plain"][name][what])
-                for what in ("epoch_s", "step_s", "inference_s")
+                for what in ("epoch_s", "step_s")
             ]
             share = f"{100 * f['settings'][name]['share_of_matrix_peak']:.0f} %"
             assert f"| {title} | {setting} | {' | '.join(cells)} | {share} |" in README
+
+
+def test_inference_alone_was_measured_with_the_weights_that_ship_and_on_the_processor_that_the_text_names():
+    found = results("benchmark_inference.json")
+    assert not found["native_bfloat16"]
+    assert "Measured on a processor without native bfloat16, the training table above on one with it." in README
+    assert found["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt")
+
+
+def test_the_exports_are_those_of_the_weights_that_ship_and_within_their_limits():
+    weights = ROOT / "bundle/models/model.pt"
+    found = results("exports/exports.json")
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
+    assert found["weights_bytes"] == weights.stat().st_size
+    assert {found["weights_sha256"], *(f["weights_sha256"] for f in figures.values())} == {sha256(weights)}
+    for f in figures.values():
+        assert f["part"] == "validation" and f["pictures"] == found["pictures"]
+    for name in ("model.ts", "model.onnx"):
+        assert found["files"][name]["largest_probability_difference"] < 1e-4
+        assert found["files"][name]["differing_mask_pixels"] < 1e-4
+    assert found["files"]["model_int8.onnx"]["bytes"] < 3e6
+    for name in ("lesion_dice", "auroc_macro", "auroc_malignant"):
+        assert figures["int8"][name] > figures["pytorch"][name] - 0.005
+    assert f"INT8 was quantised on {QUANTISATION_PICTURES} training pictures." in CARD
+
+
+def test_the_commands_of_the_exports_figures_differ_by_what_their_names_say():
+    found = [line for line in commands(README, "python -m monai.bundle") if "--output_dir runs/exports/" in line]
+    plain = {line.rsplit("/", 1)[1]: line.rsplit(" --output_dir ", 1)[0] for line in found}
+    assert list(plain) == ["pytorch", "once", "onnx", "int8"] and "--part validation" in plain["pytorch"]
+    assert plain["once"] == f"{plain['pytorch']} --test_time_flip False"
+    onnx = plain["pytorch"].replace("evaluate.json'", "evaluate.json','bundle/configs/inference_onnx.json'")
+    for name, file in (("onnx", "model.onnx"), ("int8", "model_int8.onnx")):
+        assert plain[name] == f"{onnx} --onnx_file dist/exports/{file}"
+    assert f"for name in {' '.join(plain)}; do" in README
+
+
+def test_the_validation_part_is_harder_than_the_others():
+    with open(ROOT / "results/evaluations/cross_validation/pictures.csv", newline="", encoding="utf-8") as file:
+        rows = {row["filename"]: row for row in csv.DictReader(file)}
+    figures = {}
+    for part in ("training", "validation", "testing"):
+        chosen = [rows[item["image"].split("/")[1]] for item in results("splits/clean_datalist.json")[part]]
+        lesions = [float(row["dice"]) for row in chosen if row["true_class"] != "normal"]
+        right = [row["predicted_class"] == row["true_class"] for row in chosen]
+        figures[part] = (f"{sum(lesions) / len(lesions):.3f}", f"{sum(right) / len(right):.3f}")
+    for one, others in zip(figures["validation"], zip(figures["training"], figures["testing"])):
+        assert one < min(others)
+    dice, accuracy = figures["validation"]
+    text = f"had not seen these {len(results('splits/clean_datalist.json')['validation'])} pictures, "
+    text += f"reach lesion Dice {dice} and accuracy {accuracy} on them, as against "
+    text += "{} and {} on the training part and ".format(*figures["training"])
+    text += "{} and {} on the test part.".format(*figures["testing"])
+    assert text in " ".join(CARD.split())
 
 
 def test_nothing_tracked_names_an_absolute_path():

@@ -64,6 +64,13 @@ def _in_bundle_command() -> bool:
     return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error that a chain of errors began with; MONAI's own last one names a config expression."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def name_cause_last() -> None:
     """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
 
@@ -75,11 +82,9 @@ def name_cause_last() -> None:
             print("\nstopped; the same command with --resume True goes on", file=sys.stderr)
             return
         sys.__excepthook__(kind, error, trace)
-        if error.__cause__ is None:
-            return
-        while error.__cause__ is not None:
-            error = error.__cause__
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        cause = first_cause(error)
+        if cause is not error:
+            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
 
     if _in_bundle_command():
         sys.excepthook = report

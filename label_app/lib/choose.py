@@ -108,6 +108,8 @@ class Uncertainty(Strategy, ScoringMethod):
             network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
             scores[name] = round(float(picture_uncertainty(network, picture)), 6)
             added += 1
+            if added % AT_ONCE == 0:  # what an interruption leaves
+                write_json(self.file, {"weights_sha256": weights, "scores": scores})
         if added:
             write_json(self.file, {"weights_sha256": weights, "scores": scores})
         return problems

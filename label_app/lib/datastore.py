@@ -45,8 +45,7 @@ class PictureDatastore(LocalDatastore):
         self._seen: tuple = ()
         os.makedirs(folder, exist_ok=True)
         self._lock = FileLock(os.path.join(folder, ".lock"))
-        patterns = [f"*{e}" for extension in EXTENSIONS for e in (extension, extension.upper())]
-        super().__init__(folder, extensions=patterns)
+        super().__init__(folder, extensions=[f"*{extension}" for extension in EXTENSIONS])
 
     # -- what LocalDatastore does with files
 
@@ -54,8 +53,9 @@ class PictureDatastore(LocalDatastore):
         return os.path.splitext(file)
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        # A name with a dot in front is a file that another process is still writing.
-        return {name: file for name, file in super()._list_files(path, patterns).items() if not name.startswith(".")}
+        # A name with a dot in front is a file that another process is still writing. Extensions count in any case.
+        files = [name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in EXTENSIONS]
+        return {name: name for name in files if not name.startswith(".")}
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         path = Path(self._datastore_config_path)
@@ -179,7 +179,13 @@ class PictureDatastore(LocalDatastore):
         return self._write(image_id, mask, label_tag, check_class(dict(label_info or {}), mask, self.class_names))
 
     def save_suggestion(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
-        """Keep a model's answer, whose class may contradict its mask."""
+        """Keep a model's answer, whose class may contradict its mask.
+
+        Raises:
+            RequestError: it would take the place of a person's label.
+        """
+        if label_tag == "final":
+            raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
         return self._write(image_id, self._mask(image_id, label_filename), label_tag, dict(label_info))
 
     def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
@@ -218,11 +224,9 @@ class PictureDatastore(LocalDatastore):
                 raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
             file = self._label_file(label_id, label_tag, label.ext)
             mask = read_mask(file)
-            merged = check_class({**label.info, **info}, mask, self.class_names)
-            write_label(file, mask, merged)
-            label.info = merged
-            self._update_datastore_file()
-            self._seen = self._state()
+            self._write(label_id, mask, label_tag, check_class({**label.info, **info}, mask, self.class_names))
+            if label.ext.lower() != ".png":
+                file.unlink()  # put there by hand; only the PNG carries a class
 
     def update_image_info(self, image_id: str, info: dict) -> None:
         """Change the info of a picture.

@@ -22,7 +22,8 @@ class PictureInfer(BundleInferTask):
     """The bundle's ``inference.json``, with the weights that serve in place of those beside it.
 
     Params of a request: ``result_extension`` (``.png`` by default, ``.nrrd`` and ``.nii.gz`` for 3D Slicer) and
-    ``polygons`` (true adds the lesion's outlines to the answer, in the form that CVAT's detector reads).
+    ``polygons`` (true adds the lesion's outlines to the answer, in the form that MONAI Label's plugin for CVAT reads;
+    its own request, which has ``output`` ``json``, gets them as well).
 
     Args:
         models: names the bundle and the weights that serve.
@@ -65,7 +66,7 @@ class PictureInfer(BundleInferTask):
         return self._get_network(device, None), picture[None].to(device)
 
     def writer(self, data, extension=None, dtype=None) -> tuple[str, dict]:
-        """Write the mask, uint8 with 0 and 1, and give file and params of the answer.
+        """Write the mask, uint8, and give file and params of the answer: 255 is lesion in a PNG, 1 in a volume.
 
         Raises:
             RequestError: the client asks for another format.
@@ -78,9 +79,9 @@ class PictureInfer(BundleInferTask):
         extension = extension if isinstance(extension, str) else extension[0]
         if extension not in EXTENSIONS:
             raise RequestError(400, f"result_extension {extension!r} is not served; use {', '.join(EXTENSIONS)}")
-        if data.get("polygons"):
+        if data.get("polygons") or data.get("output") == "json":
             found = FindContoursd(keys="pred", labels=self.labels)({"pred": mask, "result": {}})
             result["annotations"] = [{"annotation": found["result"].get("annotation", {"elements": []})}]
-        volume = mask if extension == ".png" else mask[..., None]
+        volume = 255 * mask if extension == ".png" else mask[..., None]
         content = {"pred": volume, "image_path": data.get("image_path"), "result_extension": extension}
         return Writer(label="pred", json="result")({**content, "result": result})

@@ -25,7 +25,7 @@ def read_mask(file: str | Path) -> np.ndarray:
     lesion where there are any, values above 0 otherwise: masks come as 0 and 255 and as segment numbers.
 
     Raises:
-        RequestError: the file is no picture and no volume of one slice.
+        RequestError: the file is no picture and no volume of one slice, or mixes the two kinds of values.
     """
     name = str(file).lower()
     try:
@@ -41,6 +41,10 @@ def read_mask(file: str | Path) -> np.ndarray:
     if values.ndim < 2 or any(side != 1 for side in values.shape[2:]):
         raise RequestError(422, f"the label has the shape {values.shape}; send one slice")
     values = values.reshape(values.shape[:2]).T
+    found = set(np.unique(values))
+    if 1 in found and max(found) > 127 and not any(1 < value <= 127 for value in found):
+        # White painted onto a mask of 0 and 1; greys would mean soft edges.
+        raise RequestError(422, "the label mixes 1 with values above 127; send one value for the lesion")
     return values > (127 if values.max(initial=0) > 127 else 0)
 
 

@@ -122,7 +122,9 @@ class PictureTrain(TrainTask):
 
     def _score(self, weights: Path, work: Path) -> float:
         """The bundle's score (mean of lesion Dice and macro F1) on the labels held out, by evaluate.json."""
-        self._run("evaluating", ["train", "evaluate"], work, weights=str(weights), part="validation")
+        # With the calibration beside the weights, as they serve
+        paths = {"weights": str(weights), "ckpt_dir": str(weights.parent)}
+        self._run("evaluating", ["train", "evaluate"], work, part="validation", **paths)
         return json.loads((work / "metrics.json").read_text(encoding="utf-8"))["score"]
 
     def _run(self, run_id: str, configs: list[str], work: Path, **overrides) -> None:
@@ -132,9 +134,8 @@ class PictureTrain(TrainTask):
             config_file=[str(folder / f"{name}.json") for name in configs],
             bundle_root=str(self.models.bundle),
             datalist=str(work / "train.json"),
-            ckpt_dir=str(work),
             output_dir=str(work),
-            **overrides,
+            **{"ckpt_dir": str(work), **overrides},
         )
 
 
