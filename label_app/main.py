@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from lib.choose import AT_ONCE, Uncertainty, strategies
-from lib.datastore import PictureDatastore
+from lib.datastore import PictureDatastore, check_tag
 from lib.errors import RequestError
 from lib.infer import PictureInfer
 from lib.models import Models
@@ -48,6 +48,8 @@ class BatchInfer(BatchInferTask):
         results = super().__call__(request, datastore, infer_or_name)
         failed = [name for name, result in results.items() if "error" in result]
         logger.info(f"{len(results) - len(failed)} pictures done, {len(failed)} left out: {', '.join(failed)}")
+        if failed and len(failed) == len(results):
+            raise RequestError(422, f"no picture could be done: {results[failed[0]]['error']}")
         return results
 
 
@@ -189,8 +191,10 @@ class App(MONAILabelApp):
             if model and model not in self._scoring_methods:
                 raise RequestError(404, f"scoring {model!r} is unknown; use {', '.join(self._scoring_methods)}")
             return
-        if kind == "batch/infer" and options.get("label_tag") == "final":
-            raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
+        if kind == "batch/infer":
+            check_tag(options.get("label_tag", "original"))
+            if options.get("label_tag") == "final":
+                raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
         if model and model not in self._infers:
             raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
         if kind == "train":

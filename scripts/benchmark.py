@@ -126,7 +126,7 @@ def benchmark(
         output: file for the figures.
 
     Raises:
-        ValueError: an option is unknown or missing.
+        ValueError: an option is unknown or missing, or the exports were made from other weights.
         FileNotFoundError: the folder holds no datalist, or weights or exports are missing.
     """
     if asked_for_help(benchmark, extra, unknown):
@@ -144,6 +144,11 @@ def benchmark(
                 raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
         if not (models / "model.pt").is_file():
             raise FileNotFoundError(f"{models / 'model.pt'}: missing; name the folder of the weights with --ckpt_dir")
+        made_from = json.loads((Path(str(exports)) / "exports.json").read_text(encoding="utf-8"))["weights_sha256"]
+        if made_from != sha256(models / "model.pt"):
+            raise ValueError(
+                f"{exports}: made from other weights than {models / 'model.pt'}; run scripts/export.py again"
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         parts = json.loads(datalist.read_text(encoding="utf-8"))

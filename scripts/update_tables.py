@@ -195,7 +195,7 @@ def exports():
     """Size of each exported file, its distance from PyTorch, and what it costs in figures on validation."""
     found = results("exports/exports.json")
     figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
-    names = ("lesion_dice", "auroc_macro", "auroc_malignant")
+    names = ("lesion_dice", "false_mask_rate", "macro_f1", "auroc_macro", "auroc_malignant")
     size = [f"{found['weights_bytes'] / 1e6:.1f} MB", "", ""]
     pytorch = {"`model.pt`": "pytorch", "`model.pt` without the mirror image": "once"}
     rows = [[title, *size, *(number(n, figures[run][n]) for n in names)] for title, run in pytorch.items()]
@@ -284,8 +284,21 @@ def _ratio(found):
     return f"{found['median']:.1f} ({found['range'][0]:.1f} to {found['range'][1]:.1f})"
 
 
-FUNCTIONS = (evidence, folds, subgroups, calibration, stress, recipes, postprocessing, failures, exports)
-FUNCTIONS = (*FUNCTIONS, second_training, inference_speed, folder_sizes, active_learning)
+FUNCTIONS = (
+    evidence,
+    folds,
+    subgroups,
+    calibration,
+    stress,
+    recipes,
+    postprocessing,
+    failures,
+    exports,
+    second_training,
+    inference_speed,
+    folder_sizes,
+    active_learning,
+)
 TABLES = {f.__name__: f for f in FUNCTIONS}
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from conftest import CLASS_NAMES, ROOT
+from conftest import CLASS_NAMES, ROOT, free_port
 from filelock import FileLock
 from PIL import Image
 
@@ -45,13 +44,6 @@ def environment(venv, **variables):
     return {**own, "no_proxy": "", "CUDA_VISIBLE_DEVICES": "", **variables}
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Server:
     """A running server; `url` is its address, `log` the file of its output."""
 
@@ -75,11 +67,12 @@ class Server:
         parts = answer_parts(response)
         return np.asarray(Image.open(io.BytesIO(parts["image"]))), json.loads(parts["params"])
 
-    def save_label(self, image, mask, code=200, name="label.png", tag=None, **params):
+    def save_label(self, image, mask, code=200, name="label.png", tag=None, raw_params=None, **params):
         """Submit a label: a mask (height, width) of 0 and 1 sent as PNG, or bytes of another file."""
         data = mask if isinstance(mask, bytes) else png_bytes(mask)
         query = {"image": image} | ({"tag": tag} if tag else {})
-        options = {"params": query, "data": {"params": json.dumps(params)}, "files": {"label": (name, data)}}
+        params = raw_params or json.dumps(params)
+        options = {"params": query, "data": {"params": params}, "files": {"label": (name, data)}}
         return self.request("PUT", "/datastore/label", code, **options).json()
 
     def wait_for(self, kind, seconds=600):

@@ -96,6 +96,9 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     assert "model.onnx: missing; write it with scripts/export.py" in missing.stderr and missing.stderr.count("\n") == 1
     missing = run("--dataset_dir", str(prepared), "--exports", str(exports), "--ckpt_dir", str(tmp_path))
     assert "model.pt: missing; name the folder of the weights" in missing.stderr and missing.stderr.count("\n") == 1
+    torch.save({}, tmp_path / "model.pt")
+    other = run("--dataset_dir", str(prepared), "--exports", str(exports), "--ckpt_dir", str(tmp_path))
+    assert "made from other weights than" in other.stderr and other.stderr.count("\n") == 1
 
 
 def test_the_stock_setting_is_plain_with_the_bundles_network():

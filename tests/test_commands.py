@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import free_port
 from monai.bundle import ConfigParser
 from monai.data import decollate_batch
 from monai.transforms import LoadImaged, SaveImaged
@@ -102,14 +102,8 @@ def dice(mask, label):
     return 2 * both / total if total else 1.0
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def torchrun():
-    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    return ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
 
 
 # The data, and one training that most tests share
@@ -544,7 +538,7 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
     assert {row["class"] for row in read_csv(tmp_path / "masks" / "predictions.csv")} == {"benign"}
 
 
-def test_without_a_gpu_the_overlay_of_tensorrt_changes_nothing_but_mixed_precision(data, trained, tmp_path):
+def test_without_a_gpu_the_overlay_of_tensorrt_changes_no_answer_but_by_mixed_precision(data, trained, tmp_path):
     options = [*SMALL, "--dataset_dir", data / "images", "--ckpt_dir", trained.models, "--output_dir"]
     run(*INFERENCE_CONFIG, *options, tmp_path / "plain", "--amp", "False")
     configs = "['configs/inference.json','configs/inference_trt.json']"
@@ -629,7 +623,7 @@ def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd,
 def test_inference_is_shared_by_two_launchers_as_on_two_machines(odd, trained, tmp_path):
     shown = "`--nnodes 2 --node_rank 0` (on the other `1`) `--master_addr HOST --master_port 29500`"
     assert shown in " ".join((BUNDLE / "docs" / "README.md").read_text(encoding="utf-8").split())
-    nodes = ["--nnodes", "2", "--master_addr", "127.0.0.1", "--master_port", free_port(), "--nproc_per_node", "1"]
+    nodes = ["--nnodes", "2", "--master_addr", "127.0.0.1", "--master_port", str(free_port()), "--nproc_per_node", "1"]
     configs = "['configs/inference.json','configs/multi_gpu_inference.json']"
     paths = ["--dataset_dir", odd.folder, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "masks"]
     launched = []

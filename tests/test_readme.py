@@ -241,8 +241,22 @@ def test_the_validation_part_is_harder_than_the_others():
     assert text in " ".join(CARD.split())
 
 
+def test_the_labelling_session_is_that_of_its_file():
+    found, text = results("label_session.json"), " ".join(ANNOTATE.split())
+    assert found["weights"] == "shipped" and not found["promoted"]
+    assert f"an answer took {found['median_seconds_per_answer']:.2f} s (median), " in text
+    first, before = found["lesion_dice_of_first_suggestions"], found["unseen_lesion_dice_before_training"]
+    assert f"first suggestions had lesion Dice {first:.2f}, those for the other pictures {before:.3f}. " in text
+    new = found["unseen_lesion_dice_of_the_new_weights"]
+    assert f"After {found['max_epochs']} epochs on 16 labels the latter was {new:.3f}: " in text
+
+
 def test_nothing_tracked_names_an_absolute_path():
-    files = [f for folder in ("bundle", "scripts", "tests", "results", ".ci") for f in (ROOT / folder).rglob("*")]
+    files = [
+        f
+        for folder in ("bundle", "label_app", "scripts", "tests", "docs", "results", ".ci")
+        for f in (ROOT / folder).rglob("*")
+    ]
     for file in [*files, *ROOT.glob("*.md"), ROOT / "Makefile"]:
         if file.is_file() and file.suffix in (".py", ".json", ".md", ".txt", ".csv", "") and file.name != "LICENSE":
             text = file.read_text(encoding="utf-8")

@@ -45,13 +45,17 @@ def load_pretrained(network: nn.Module, path: str) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a layer of the file has another shape or does not exist in the network.
+        ValueError: the file holds no weights, or a layer has another shape or does not exist in the network.
     """
     if not path:
         return
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has one for each kind of damage, with a page of text
+        kind = type(error).__name__
+        raise ValueError(f"{path}: not readable as weights ({kind}); name another file, or train anew") from None
     own = network.state_dict()
     unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
     if unlike:

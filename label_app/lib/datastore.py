@@ -26,6 +26,16 @@ logger = logging.getLogger(__name__)
 TAG = re.compile(r"[A-Za-z0-9_-]+")
 
 
+def check_tag(tag: object) -> None:
+    """Refuse a label's tag that could lead out of its folder.
+
+    Raises:
+        RequestError: it has other signs than letters, digits, - and _.
+    """
+    if not isinstance(tag, str) or not TAG.fullmatch(tag):
+        raise RequestError(400, f"tag {tag!r} is not valid; use letters, digits, - and _")
+
+
 class PictureDatastore(LocalDatastore):
     """``LocalDatastore`` of pictures that lie directly in a folder; labels are PNG masks in ``labels/<tag>``.
 
@@ -144,6 +154,16 @@ class PictureDatastore(LocalDatastore):
             raise RequestError(422, f"{Path(path).name}: not a readable picture ({problem}); replace the file")
         return path
 
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Path of a ZIP of pictures and labels.
+
+        Raises:
+            RequestError: there is no label.
+        """
+        if not self.get_labeled_images():
+            raise RequestError(404, "no label yet, so there is nothing to download")
+        return super().get_dataset_archive(limit_cases)
+
     def problems(self) -> list[str]:
         """A line for each file that cannot be used: unreadable, of the same id as another, or no label of a picture."""
         files = [f for f in os.listdir(self._datastore_path) if os.path.splitext(f)[1].lower() in EXTENSIONS]
@@ -176,7 +196,7 @@ class PictureDatastore(LocalDatastore):
             RequestError: tag, picture, file, size or class are not valid; nothing has been written.
         """
         mask = self._mask(image_id, label_filename)
-        return self._write(image_id, mask, label_tag, check_class(dict(label_info or {}), mask, self.class_names))
+        return self._write(image_id, mask, label_tag, check_class(label_info or {}, mask, self.class_names))
 
     def save_suggestion(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
         """Keep a model's answer, whose class may contradict its mask.
@@ -199,12 +219,15 @@ class PictureDatastore(LocalDatastore):
 
     def _write(self, image_id: str, mask: np.ndarray, label_tag: str, info: dict) -> str:
         tag = getattr(label_tag, "value", label_tag)
-        if not TAG.fullmatch(tag):
-            raise RequestError(400, f"tag {tag!r} is not valid; use letters, digits, - and _")
+        check_tag(tag)
         info |= {"ts": int(time.time()), "name": f"{image_id}.png"}
         with self._lock:
             self._look()
-            write_label(self._label_file(image_id, tag), mask, info)
+            file = self._label_file(image_id, tag)
+            write_label(file, mask, info)
+            for other in file.parent.iterdir():  # put there by hand; only the PNG carries a class
+                if other.stem == image_id and other.suffix.lower() in EXTENSIONS and not other.samefile(file):
+                    other.unlink()
             self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".png")
             self._update_datastore_file()
             self._seen = self._state()
@@ -222,11 +245,9 @@ class PictureDatastore(LocalDatastore):
             label = self._datastore.label(label_id, label_tag)
             if label is None:
                 raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
-            file = self._label_file(label_id, label_tag, label.ext)
-            mask = read_mask(file)
-            self._write(label_id, mask, label_tag, check_class({**label.info, **info}, mask, self.class_names))
-            if label.ext.lower() != ".png":
-                file.unlink()  # put there by hand; only the PNG carries a class
+            mask = read_mask(self._label_file(label_id, label_tag, label.ext))
+            merged = {**label.info, **info}
+            self._write(label_id, mask, label_tag, check_class(merged, mask, self.class_names))
 
     def update_image_info(self, image_id: str, info: dict) -> None:
         """Change the info of a picture.

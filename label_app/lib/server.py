@@ -19,6 +19,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from .errors import RequestError
@@ -50,7 +52,7 @@ def refuse(status: int, message: str) -> JSONResponse:
 @app.exception_handler(ValueError)
 async def answer_value_error(request: Request, error: ValueError) -> JSONResponse:
     """Errors that carry a status, and params that are not JSON; others are the server's own fault."""
-    if isinstance(error, json.JSONDecodeError):
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
         return refuse(400, f"params are not valid JSON: {error}")
     status = getattr(error, "status", 500)
     if status == 500:
@@ -74,8 +76,10 @@ async def guard(request: Request, call_next):
         await check(request)
     except ValueError as error:
         return await answer_value_error(request, error)
-    if request.url.path.startswith("/logs") and "text" not in request.query_params:
-        return RedirectResponse("/logs/?text=true")
+    except HTTPException as error:  # of the form's parser
+        return refuse(error.status_code, error.detail)
+    if request.url.path in ("/logs", "/logs/") and request.query_params.get("text") != "true":
+        return RedirectResponse(request.url.include_query_params(text="true"))
     response = await call_next(request)
     response.headers["Content-Security-Policy"] = "default-src 'self'"
     return response
@@ -87,7 +91,8 @@ async def check(request: Request) -> None:
     Raises:
         RequestError: it comes from a page of another site, changes the weights past the training, unpacks an archive,
             or would fail in MONAI Label with an error that names no cause.
-        json.JSONDecodeError: its params are not JSON.
+        ValueError: its params are not JSON.
+        HTTPException: its form is broken.
     """
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
@@ -97,19 +102,29 @@ async def check(request: Request) -> None:
         raise RequestError(405, "weights change by training only")
     if path.startswith("/session") and query.get("uncompress", "false").lower() not in ("false", "0", "no", "off"):
         raise RequestError(400, "archives are not unpacked; send the picture itself")
-    if request.method != "POST":
-        return
-    # The body is read whole first: what is only streamed here would be lost to the call itself.
-    body = await request.body()
     task = re.fullmatch(r"/(train|scoring|batch/infer)/?(.*)", path)
-    if task:
-        # Here, since a task's last lines, its error among them, may be lost to GET /train/.
-        options = json.loads(body or b"{}")
-        app_instance().check_task(*task.groups(), options if isinstance(options, dict) else {})
-    elif path.startswith("/infer"):
-        async with request.form() as form:
-            if not isinstance(json.loads(form.get("params") or "{}"), dict):
-                raise RequestError(400, 'params are not a JSON object, such as {"polygons": true}')
+    if task and request.method == "POST":
+        # Here, since a task's last lines, its error among them, may be lost to GET /train/. In a thread, since a
+        # training looks at every label.
+        options = json.loads(await request.body() or b"{}")
+        options = options if isinstance(options, dict) else {}
+        await run_in_threadpool(app_instance().check_task, *task.groups(), options)
+    if path.startswith(("/infer", "/datastore")) and request.method in ("POST", "PUT"):
+        await check_form(request)
+
+
+async def check_form(request: Request) -> None:
+    """Look at what comes with a picture or label; errors as those of ``check``."""
+    await request.body()  # whole and first: what is only streamed here would be lost to the call itself
+    async with request.form() as form:
+        for name in ("params", "info"):
+            value = form.get(name) or "{}"
+            if not isinstance(value, str) or not isinstance(json.loads(value), dict):
+                raise RequestError(400, f'{name} is not a JSON object, such as {{"class": "benign"}}')
+        if request.url.path.startswith("/infer"):
+            query = request.query_params
+            if query.get("output") == "dicom_seg":
+                raise RequestError(400, "output dicom_seg needs DICOM pictures; use image, json or all")
             if not (query.get("image") or query.get("session_id") or form.get("file")):
                 raise RequestError(400, "no picture: name one with image=ID or send a file")
 
