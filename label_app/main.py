@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from lib.choose import AT_ONCE, Uncertainty, strategies
-from lib.datastore import PictureDatastore, check_tag
+from lib.datastore import PictureDatastore, check_suggestion_tag
 from lib.errors import RequestError
 from lib.infer import PictureInfer
 from lib.models import Models
@@ -192,9 +192,7 @@ class App(MONAILabelApp):
                 raise RequestError(404, f"scoring {model!r} is unknown; use {', '.join(self._scoring_methods)}")
             return
         if kind == "batch/infer":
-            check_tag(options.get("label_tag", "original"))
-            if options.get("label_tag") == "final":
-                raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
+            check_suggestion_tag(options.get("label_tag", "original"))
         if model and model not in self._infers:
             raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
         if kind == "train":

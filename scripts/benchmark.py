@@ -50,6 +50,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.calibration import sha256  # noqa: E402
+from scripts.files import write_json  # noqa: E402
 
 CONFIGS = ROOT / "bundle" / "configs"
 PLAIN_NETWORK = {"features": [32, 32, 64, 128, 256, 32], "downscale_factor": 1}
@@ -179,9 +180,7 @@ def benchmark(
     }
     _report(figures)
     if output:
-        temporary = Path(f"{output}.{os.getpid()}.partial")
-        temporary.write_text(json.dumps(figures, indent=4) + "\n", encoding="utf-8")
-        os.replace(temporary, str(output))
+        write_json(str(output), figures)
 
 
 def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports, models):

@@ -6,7 +6,6 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything betw
 the same code and fails where a text differs from its file. Research software, not a medical device.
 """
 
-import csv
 import json
 import re
 import sys
@@ -18,7 +17,7 @@ from command_line import asked_for_help
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.files import write_whole  # noqa: E402
+from scripts.files import read_csv, write_whole  # noqa: E402
 
 TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
 METADATA = "bundle/configs/metadata.json"
@@ -56,8 +55,8 @@ GOALS = {
 
 def results(name):
     """Content of a file of results/, rows where it is a table."""
-    with open(ROOT / "results" / name, newline="", encoding="utf-8") as file:
-        return json.load(file) if name.endswith(".json") else list(csv.DictReader(file))
+    path = ROOT / "results" / name
+    return json.loads(path.read_text(encoding="utf-8")) if name.endswith(".json") else read_csv(path)
 
 
 def number(name, value):

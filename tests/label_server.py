@@ -94,13 +94,19 @@ def answer_parts(response):
     return {name: part.get_payload(decode=True) for name, part in zip(names, message.get_payload())}
 
 
-def bundle_answer(bundle, picture, folder):
-    """Mask (height, width) and probabilities by class that `monai.bundle run` gives for a picture."""
+def run_inference(bundle, pictures, folder, *options):
+    """Copy pictures to `folder`/in, and have `monai.bundle run` write their masks and table to `folder`/out."""
     (folder / "in").mkdir()
-    shutil.copy(picture, folder / "in")
-    options = ["--dataset_dir", folder / "in", "--output_dir", folder / "out"]
+    for picture in pictures:
+        shutil.copy(picture, folder / "in")
+    options = ["--dataset_dir", folder / "in", "--output_dir", folder / "out", *options]
     command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *map(str, options)]
     subprocess.run([sys.executable, *command], cwd=bundle, check=True, capture_output=True)
+
+
+def bundle_answer(bundle, picture, folder):
+    """Mask (height, width) and probabilities by class that `monai.bundle run` gives for a picture."""
+    run_inference(bundle, [picture], folder)
     with open(folder / "out" / "predictions.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     mask = np.asarray(Image.open(next((folder / "out").glob("*_seg.png")))) > 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from label_server import serve_app
+from label_server import run_inference, serve_app
 from PIL import Image
 
 REAL = ROOT.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
@@ -71,13 +71,8 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
     def new_dice(weights, chosen):
         """The same with weights that need not serve, by the bundle's own command."""
         chosen = [name for name in chosen if true_mask(name).any()]
-        (tmp_path / "unseen").mkdir()
-        for name in chosen:
-            shutil.copy(truth[name]["image"], tmp_path / "unseen")
-        options = ["--dataset_dir", tmp_path / "unseen", "--output_dir", tmp_path / "new", "--weights", weights]
-        command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *options]
-        subprocess.run([sys.executable, *map(str, command)], cwd=bundle, check=True, capture_output=True)
-        masks = {name: np.asarray(Image.open(tmp_path / "new" / f"{name}_seg.png")) for name in chosen}
+        run_inference(bundle, [truth[name]["image"] for name in chosen], tmp_path, "--weights", weights)
+        masks = {name: np.asarray(Image.open(tmp_path / "out" / f"{name}_seg.png")) for name in chosen}
         return statistics.mean(dice(masks[name], true_mask(name)) for name in chosen)
 
     with serve_app(label_venv, studies, bundle, log) as server:

@@ -72,6 +72,11 @@ class AntiAliasd(MapTransform):
         return item
 
 
+def names_a_picture(name: str | Path) -> bool:
+    """Whether a file's extension, in any case, is that of a picture."""
+    return Path(name).suffix.lower() in EXTENSIONS
+
+
 def list_pictures(folder: str, output_dir: str | None = None, done: Collection[str] = ()) -> list[dict[str, str]]:
     """Return ``[{"image": path}, ...]`` for every readable picture that lies directly in a folder, sorted by name.
 
@@ -86,7 +91,7 @@ def list_pictures(folder: str, output_dir: str | None = None, done: Collection[s
         raise ValueError(f"{folder}: holds the pictures and would get the masks; pass another --output_dir")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass --dataset_dir with a folder of pictures")
-    files = sorted(f for f in Path(folder).iterdir() if f.is_file() and f.suffix.lower() in EXTENSIONS)
+    files = sorted(f for f in Path(folder).iterdir() if f.is_file() and names_a_picture(f))
     problems = {f: problem for f in files if (problem := picture_problem(f))}
     for file, problem in problems.items():
         logger.error(f"{file}: left out, not a readable picture ({problem}); replace the file")

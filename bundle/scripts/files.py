@@ -14,7 +14,7 @@ from typing import TextIO
 import torch
 from monai.data import PILWriter
 
-from .data import EXTENSIONS
+from .data import names_a_picture
 
 
 def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
@@ -86,7 +86,7 @@ class WholePILWriter(PILWriter):
 @lru_cache(maxsize=4)
 def output_stems(folder: Path) -> dict[str, str]:
     """Map each picture of a folder to the stem of its outputs: its own stem, or one that no other picture has."""
-    names = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS)
+    names = sorted(f.name for f in folder.iterdir() if names_a_picture(f))
     stems = [Path(name).stem.lower() for name in names]
     # Lower case, since some file systems take A.png and a.png for one file. Unshared stems choose first.
     unshared = [name for name, stem in zip(names, stems) if stems.count(stem) == 1]

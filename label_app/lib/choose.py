@@ -110,7 +110,7 @@ class Uncertainty(Strategy, ScoringMethod):
             added += 1
             if added % AT_ONCE == 0:  # what an interruption leaves
                 write_json(self.file, {"weights_sha256": weights, "scores": scores})
-        if added:
+        if added % AT_ONCE:
             write_json(self.file, {"weights_sha256": weights, "scores": scores})
         return problems
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from PIL import Image
 
-from scripts.data import EXTENSIONS, picture_problem
+from scripts.data import EXTENSIONS, names_a_picture, picture_problem
 from scripts.files import write_json, write_whole
 
 from .errors import RequestError
@@ -34,6 +34,17 @@ def check_tag(tag: object) -> None:
     """
     if not isinstance(tag, str) or not TAG.fullmatch(tag):
         raise RequestError(400, f"tag {tag!r} is not valid; use letters, digits, - and _")
+
+
+def check_suggestion_tag(tag: object) -> None:
+    """``check_tag`` for the answers of a model.
+
+    Raises:
+        RequestError: the tag is not valid, or that of a person's labels, whose place the answers would take.
+    """
+    check_tag(tag)
+    if tag == "final":
+        raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
 
 
 class PictureDatastore(LocalDatastore):
@@ -64,8 +75,7 @@ class PictureDatastore(LocalDatastore):
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         # A name with a dot in front is a file that another process is still writing. Extensions count in any case.
-        files = [name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in EXTENSIONS]
-        return {name: name for name in files if not name.startswith(".")}
+        return {name: name for name in os.listdir(path) if names_a_picture(name) and not name.startswith(".")}
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         path = Path(self._datastore_config_path)
@@ -166,7 +176,7 @@ class PictureDatastore(LocalDatastore):
 
     def problems(self) -> list[str]:
         """A line for each file that cannot be used: unreadable, of the same id as another, or no label of a picture."""
-        files = [f for f in os.listdir(self._datastore_path) if os.path.splitext(f)[1].lower() in EXTENSIONS]
+        files = [f for f in os.listdir(self._datastore_path) if names_a_picture(f)]
         lines = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in sorted(files)]
         lines = [f"{file}: not a readable picture ({problem})" for file, problem in lines if problem]
         counts = Counter(os.path.splitext(f)[0] for f in files)
@@ -179,7 +189,7 @@ class PictureDatastore(LocalDatastore):
     def label_problem(self, file: str | Path) -> str:
         """Why a label's file, which a person may have put there by hand, cannot be used; empty where it can."""
         name, extension = os.path.splitext(os.path.basename(file))
-        if extension.lower() not in EXTENSIONS:
+        if not names_a_picture(file):
             return f"not a picture ({extension}); send it with PUT /datastore/label, which makes a PNG of it"
         try:
             self._mask(name, file)
@@ -202,10 +212,9 @@ class PictureDatastore(LocalDatastore):
         """Keep a model's answer, whose class may contradict its mask.
 
         Raises:
-            RequestError: it would take the place of a person's label.
+            RequestError: the tag is not one for suggestions.
         """
-        if label_tag == "final":
-            raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
+        check_suggestion_tag(label_tag)
         return self._write(image_id, self._mask(image_id, label_filename), label_tag, dict(label_info))
 
     def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
@@ -226,7 +235,7 @@ class PictureDatastore(LocalDatastore):
             file = self._label_file(image_id, tag)
             write_label(file, mask, info)
             for other in file.parent.iterdir():  # put there by hand; only the PNG carries a class
-                if other.stem == image_id and other.suffix.lower() in EXTENSIONS and not other.samefile(file):
+                if other.stem == image_id and names_a_picture(other) and not other.samefile(file):
                     other.unlink()
             self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".png")
             self._update_datastore_file()
@@ -271,7 +280,7 @@ class PictureDatastore(LocalDatastore):
         """
         extension = os.path.splitext(image_filename)[1]
         problem = picture_problem(image_filename)
-        if problem or extension.lower() not in EXTENSIONS:
+        if problem or not names_a_picture(image_filename):
             raise RequestError(422, f"not a readable picture ({problem or extension}); send {', '.join(EXTENSIONS)}")
         if not image_id or image_id.startswith(".") or re.search(r"[/\\\0]", image_id):
             raise RequestError(400, f"{image_id!r} is not a valid name for a picture; use a plain file name")
