@@ -23,8 +23,8 @@ from lib.errors import RequestError
 from lib.infer import PictureInfer
 from lib.models import Models
 from lib.train import OPTIONS, PictureTrain, check_options
+from scripts.command import first_cause
 from scripts.data import picture_problem
-from scripts.training import first_cause
 
 logger = logging.getLogger(__name__)
 NAME = "breast_ultrasound"  # of the model, in the server's addresses

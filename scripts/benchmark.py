@@ -49,7 +49,7 @@ from command_line import asked_for_help
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.calibration import sha256  # noqa: E402
+from scripts.files import sha256  # noqa: E402
 from scripts.files import write_json  # noqa: E402
 
 CONFIGS = ROOT / "bundle" / "configs"
@@ -246,8 +246,8 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, mode
     import torch
     from monai.bundle import ConfigWorkflow
 
-    from scripts.inferer import fast_bfloat16
-    from scripts.training import keep_freed_memory
+    from scripts.command import keep_freed_memory
+    from scripts.inferers import fast_bfloat16
 
     def workflow(kind, settings):
         common = {"image_size": image_size, "ckpt_dir": models if shipped else folder}
@@ -308,7 +308,7 @@ def _training(name, workflow, folder, dataset_dir, amp, weights):
     from torch.utils.flop_counter import FlopCounterMode
 
     from scripts.data import prepare_batch
-    from scripts.inferer import fast_bfloat16
+    from scripts.inferers import fast_bfloat16
 
     data = {"dataset_dir": dataset_dir, "datalist": f"{folder}/datalist.json"}
     without = {"train#handlers": [], "train#state_handlers": []}

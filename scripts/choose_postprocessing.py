@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.files import write_csv, write_json  # noqa: E402
 from scripts.metrics import MISSED_BELOW  # noqa: E402
-from scripts.prediction import LesionMaskd  # noqa: E402
+from scripts.transforms import LesionMaskd  # noqa: E402
 
 CONFIGS = [str(ROOT / "bundle/configs" / name) for name in ("train.json", "evaluate.json")]
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -106,7 +106,7 @@ def _predict(options):
     parser.read_config(CONFIGS)
     parser.update({"bundle_root": str(ROOT / "bundle"), "part": "testing", **options})
     steps = parser["validate#postprocessing#transforms"]
-    decision = [step["_target_"] for step in steps].index("scripts.prediction.LesionMaskd")
+    decision = [step["_target_"] for step in steps].index("scripts.transforms.LesionMaskd")
     parser["validate#postprocessing#transforms"] = steps[:decision]
     parser["validate#evaluator#key_val_metric"] = parser["validate#evaluator#additional_metrics"] = None
     evaluator = parser.get_parsed_content("validate#evaluator")

@@ -24,9 +24,9 @@ from command_line import as_arguments, run_bundle
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
+from scripts.command import check_overrides  # noqa: E402
 from scripts.files import read_csv, write_csv, write_json  # noqa: E402
 from scripts.metrics import summarize  # noqa: E402
-from scripts.training import check_overrides  # noqa: E402
 
 CONFIGS = "bundle/configs"
 

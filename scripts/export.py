@@ -23,9 +23,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.calibration import sha256  # noqa: E402
+from scripts.files import sha256  # noqa: E402
 from scripts.files import write_json, write_whole  # noqa: E402
-from scripts.onnx_network import OnnxNetwork  # noqa: E402
+from scripts.networks import OnnxNetwork  # noqa: E402
 
 CONFIG = str(ROOT / "bundle/configs/inference.json")
 METADATA = str(ROOT / "bundle/configs/metadata.json")

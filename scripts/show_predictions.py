@@ -29,9 +29,9 @@ from predictions_page import predictions_page, said
 from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
 from tqdm import tqdm
 
-from scripts.data import to_grey
 from scripts.files import output_stems, write_csv, write_json
 from scripts.metrics import MISSED_BELOW, overlap, picture_row
+from scripts.transforms import to_grey
 
 FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
 STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones

@@ -26,9 +26,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.calibration import sha256  # noqa: E402
-from scripts.data import to_grey, to_mask  # noqa: E402
+from scripts.files import sha256  # noqa: E402
 from scripts.files import write_json  # noqa: E402
+from scripts.transforms import to_grey, to_mask  # noqa: E402
 
 NOISE = (10, 20, 40)  # standard deviation in grey levels of 255, white
 GAIN = (0.5, 1.5, 2.0)  # factor of all grey levels, clipped at 255

@@ -126,7 +126,7 @@ def test_the_bundles_network_has_the_given_weights_and_plain_settings_the_defaul
         shutil.copy(next((tiny_prepared / "images").iterdir()), tmp_path / folder / "0.png")
     torch.save({"foreign": torch.zeros(1)}, tmp_path / "model.pt")
     kept = []
-    monkeypatch.setattr("scripts.training.keep_freed_memory", lambda: kept.append(name))
+    monkeypatch.setattr("scripts.command.keep_freed_memory", lambda: kept.append(name))
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # the worker silences it
     arguments = (str(tmp_path), str(tiny_prepared), 64, "auto", str(tmp_path), str(tmp_path))
     expected = contextlib.nullcontext() if name == "plain" else pytest.raises(RuntimeError, match="foreign")

@@ -15,11 +15,10 @@ from scripts.calibration import (
     load_calibration,
     log_loss,
     reliability,
-    sha256,
     tempered,
     threshold_for_sensitivity,
 )
-from scripts.files import read_csv, write_csv, write_json
+from scripts.files import read_csv, sha256, write_csv, write_json
 
 
 def softmax(logits):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from scripts.calibration import sha256
-from scripts.files import read_csv
+from scripts.files import read_csv, sha256
 
 OPTIONS = [
     "--warm_up_epochs",

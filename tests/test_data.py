@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from monai.transforms import Resized
 from PIL import Image
 
-from scripts.data import AntiAliasd, list_pictures, prepare_batch, sampling_weights, to_grey, to_mask
+from scripts.data import list_pictures, prepare_batch, sampling_weights
+from scripts.transforms import AntiAliasd, to_grey, to_mask
 
 RED = (200, 0, 0)
 LUMA = round(0.299 * 200)  # ITU-R BT.601

@@ -9,7 +9,7 @@ from conftest import ROOT
 from monai.bundle import ConfigParser
 from torch import nn
 
-from scripts.loss import JointLoss
+from scripts.losses import JointLoss
 
 
 def joint_loss(weight=0.5):

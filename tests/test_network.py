@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from onnx.reference import ReferenceEvaluator
 
-from scripts.network import BasicUNetClassifier
+from scripts.networks import BasicUNetClassifier
 
 NARROW = (4, 4, 8, 8, 16, 4)
 

@@ -5,7 +5,8 @@ import torch
 from conftest import CLASS_NAMES
 
 from scripts.files import append_csv
-from scripts.prediction import ClassResultd, LesionMaskd, PredictionTable
+from scripts.handlers import PredictionTable
+from scripts.transforms import ClassResultd, LesionMaskd
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0])
 

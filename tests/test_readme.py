@@ -10,8 +10,8 @@ import update_tables
 from conftest import CLASS_NAMES, ROOT
 from export import QUANTISATION_PICTURES
 
-from scripts.calibration import sha256
-from scripts.training import check_overrides
+from scripts.command import check_overrides
+from scripts.files import sha256
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")

@@ -10,9 +10,8 @@ import stress_test
 import torch
 from conftest import ROOT
 
-from scripts.calibration import sha256
-from scripts.files import write_json
-from scripts.network import BasicUNetClassifier
+from scripts.files import sha256, write_json
+from scripts.networks import BasicUNetClassifier
 
 RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.integers(40, 160, (60, 80), dtype=np.uint8)

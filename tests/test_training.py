@@ -12,16 +12,10 @@ from conftest import ROOT
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.inferer import AutocastInferer, fast_bfloat16
-from scripts.network import BasicUNetClassifier
-from scripts.training import (
-    KeepBest,
-    SeedEachEpoch,
-    TrainingCheckpoint,
-    TrainingCurve,
-    check_overrides,
-    keep_freed_memory,
-)
+from scripts.command import check_overrides, keep_freed_memory
+from scripts.handlers import KeepBest, SeedEachEpoch, TrainingCheckpoint, TrainingCurve
+from scripts.inferers import AutocastInferer, fast_bfloat16
+from scripts.networks import BasicUNetClassifier
 
 TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
 EVALUATE = str(ROOT / "bundle" / "configs" / "evaluate.json")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from scripts.network import BasicUNetClassifier
-from scripts.training import load_pretrained
+from scripts.command import load_pretrained
+from scripts.networks import BasicUNetClassifier
 from scripts.warm_up import EfficientNetLiteFeatures, FeatureLoss, FeatureStudent
 
 NARROW = (4, 5, 6, 7, 8, 3)

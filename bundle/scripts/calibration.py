@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+
+from .files import sha256
 
 logger = logging.getLogger(__name__)
 NEUTRAL = {"temperature": 1.0, "malignancy_threshold": None, "unsure_below": None}
@@ -71,11 +72,6 @@ def threshold_for_sensitivity(scores: Sequence[float], positive: Sequence[bool],
     if len(found) == 0:
         raise ValueError("no malignant picture to fix the operating point on; use a larger validation part")
     return float(found[int(np.floor((1 - sensitivity) * len(found) + 1e-9))])
-
-
-def sha256(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def load_calibration(path: str, weights: str) -> dict:

@@ -1,75 +1,18 @@
-"""From files to batches: which pictures there are, how they become grey, how often each is drawn."""
+"""From files to batches: which pictures there are, how often each is drawn."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.networks.layers import gaussian_1d
-from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type
 from PIL import Image
 
-from .loss import UNKNOWN_CLASS
-
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+UNKNOWN_CLASS = -1
 logger = logging.getLogger(__name__)
-
-
-def to_grey(picture: Image.Image) -> Image.Image:
-    """Turn a picture of any mode into 8-bit grey: a ``converter`` for MONAI's ``PILReader``.
-
-    Colour is weighted as in ITU-R BT.601 (Pillow's ``L``) and alpha is ignored. 16-bit and float pictures, which
-    Pillow would clip at 255, are scaled by their own largest value when that is above 255.
-    """
-    if picture.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0).clip(min=0)
-        largest = values.max(initial=0)
-        return Image.fromarray((values * (255 / largest if largest > 255 else 1)).round().astype(np.uint8))
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGB")
-    return picture.convert("L")
-
-
-def to_mask(picture: Image.Image) -> Image.Image:
-    """Turn a mask of any mode into 0 and 255 with the threshold in the middle, for MONAI's ``PILReader``."""
-    return to_grey(picture).point(lambda value: 255 if value > 127 else 0)
-
-
-class AntiAliasd(MapTransform):
-    """Smooth pictures (C, M, N) that ``Resized`` is to shrink next, to the same values as its own ``anti_aliasing``.
-
-    The standard deviation is (factor of shrinking - 1) / 2 pixels along each side, as in ``skimage.transform.resize``.
-    MONAI's general convolution took more than half of the time of an inference; OpenCV's filter takes a tenth of that.
-
-    Args:
-        keys: of the pictures.
-        spatial_size: size (M, N) that they get next, in pixels.
-        allow_missing_keys: whether an item may lack a key.
-    """
-
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.spatial_size = spatial_size
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
-        """Return a copy of the item with smoothed pictures, float32."""
-        item = dict(data)
-        for key in self.key_iterator(item):
-            picture = item[key]
-            factors = [side / target for side, target in zip(picture.shape[1:], self.spatial_size)]
-            if max(factors) > 1:
-                rows, columns = (gaussian_1d(torch.tensor(max(0.0, (f - 1) / 2))).numpy() for f in factors)
-                channels = np.asarray(picture, dtype=np.float32)
-                smooth = [cv2.sepFilter2D(c, -1, columns, rows, borderType=cv2.BORDER_CONSTANT) for c in channels]
-                item[key] = convert_to_dst_type(np.stack(smooth), picture, dtype=torch.float32)[0]
-        return item
 
 
 def names_a_picture(name: str | Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -111,3 +112,8 @@ def name_output(meta: dict, saver) -> dict:
     stem = output_stems(file.parent).get(file.name, file.stem) if file.parent.is_dir() else file.stem
     # MONAI cuts the extension off again.
     return {"subject": stem + file.suffix, "idx": None}
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ def picture_uncertainty(network: nn.Module, pictures: torch.Tensor) -> torch.Ten
     1; the class's part is the entropy as a share of that of a uniform guess. Both count half.
 
     Args:
-        network: gives ``pred`` (B, 2, M, N) and ``class_logits`` (B, K) as in ``scripts.network``; in evaluation mode.
+        network: gives ``pred`` (B, 2, M, N) and ``class_logits`` (B, K) as in ``scripts.networks``; in evaluation mode.
         pictures: (B, 1, W, H), as MONAI loads them, in [0, 1].
 
     Returns:

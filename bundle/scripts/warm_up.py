@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .files import write_checkpoint
-from .inferer import fast_bfloat16
-from .network import BasicUNetClassifier
+from .inferers import fast_bfloat16
+from .networks import BasicUNetClassifier
 
 STRIDES = (4, 8, 16, 32)  # of the teacher's maps
 IMAGENET_MEAN, IMAGENET_STD = 0.449, 0.226  # of grey pictures, the means over the three channels

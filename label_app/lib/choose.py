@@ -11,8 +11,7 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.generic import name_to_device
 
-from scripts.calibration import sha256
-from scripts.files import write_json
+from scripts.files import sha256, write_json
 from scripts.uncertainty import picture_uncertainty
 
 from .datastore import PictureDatastore

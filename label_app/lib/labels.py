@@ -10,8 +10,8 @@ import nrrd
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from scripts.data import to_grey
 from scripts.files import write_whole
+from scripts.transforms import to_grey
 
 from .errors import RequestError
 

@@ -6,8 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from scripts.calibration import sha256
-from scripts.files import write_json, write_whole
+from scripts.files import sha256, write_json, write_whole
 
 
 class Models:

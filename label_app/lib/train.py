@@ -11,8 +11,8 @@ from pathlib import Path
 import monai.bundle
 from monailabel.interfaces.tasks.train import TrainTask
 
+from scripts.data import UNKNOWN_CLASS
 from scripts.files import write_json
-from scripts.loss import UNKNOWN_CLASS
 
 from .datastore import PictureDatastore
 from .errors import RequestError

@@ -1,130 +1,25 @@
-"""What a training run needs around MONAI's trainer: checked options, repeatable epochs, checkpoints that resume."""
+"""Handlers of the engines: repeatable epochs, checkpoints that resume, the table of a folder."""
 
 from __future__ import annotations
 
-import ctypes
-import inspect
-import json
+import hashlib
 import logging
-import re
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.bundle import ConfigParser, run
 from monai.config import KeysCollection
 from monai.data import CacheDataset
 from monai.utils import ensure_tuple
 from torch import nn
 from torch.optim import Optimizer
 
-from .calibration import sha256
-from .files import write_checkpoint, write_csv
+from .command import in_bundle_command
+from .files import append_csv, read_csv, sha256, write_checkpoint, write_csv
 
 logger = logging.getLogger(__name__)
-RUN_OPTIONS = {*inspect.signature(run).parameters, "workflow_type"} - {"override"}
-
-
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep freed memory for the next step instead of returning it to the kernel.
-
-    On the CPU, the large activations of each step otherwise fault in page by page again: see ``mallopt(3)``,
-    M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1). Returns whether it was done (False without glibc).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
-
-
-def load_pretrained(network: nn.Module, path: str) -> None:
-    """Start from weights of an earlier training or of the warm-up; layers that they lack keep their initialisation.
-
-    Args:
-        network: the network to fill.
-        path: a ``state_dict`` as ``torch.load(..., weights_only=True)`` reads it; empty for none.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no weights, or a layer has another shape or does not exist in the network.
-    """
-    if not path:
-        return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has one for each kind of damage, with a page of text
-        kind = type(error).__name__
-        raise ValueError(f"{path}: not readable as weights ({kind}); name another file, or train anew") from None
-    own = network.state_dict()
-    unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
-    if unlike:
-        raise ValueError(f"{path}: {unlike[0]} does not fit; give the features, norm and factor that it was made with")
-    network.load_state_dict(state, strict=False)
-    logger.info(f"{path}: {len(state)} of {len(own)} entries taken over")
-
-
-def _in_bundle_command() -> bool:
-    return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """The error that a chain of errors began with; MONAI's own last one names a config expression."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def name_cause_last() -> None:
-    """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
-
-    Does nothing under another command.
-    """
-
-    def report(kind, error, trace) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            print("\nstopped; the same command with --resume True goes on", file=sys.stderr)
-            return
-        sys.__excepthook__(kind, error, trace)
-        cause = first_cause(error)
-        if cause is not error:
-            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
-
-    if _in_bundle_command():
-        sys.excepthook = report
-
-
-def check_overrides(arguments: list[str] | None = None) -> None:
-    """Refuse options of ``python -m monai.bundle run`` that no config knows; MONAI itself accepts any.
-
-    Does nothing under another command.
-
-    Args:
-        arguments: the command line without the program's name; that of this process by default.
-
-    Raises:
-        ValueError: naming the unknown options and the known ones.
-    """
-    if arguments is None:
-        if not _in_bundle_command():
-            return
-        arguments = sys.argv[1:]
-    options: dict[str, str] = {}
-    for i, argument in enumerate(arguments):
-        if re.match(r"--?[A-Za-z_+]", argument):  # Fire takes one dash too
-            name, _, value = argument.lstrip("-").partition("=")
-            # Fire takes --batch-size for --batch_size.
-            options[name.replace("-", "_")] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
-    if "args_file" in options:
-        options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
-    if "config_file" not in options:
-        return
-    files = str(options["config_file"]).strip("[]").replace("'", "").replace('"', "").split(",")
-    parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
-    unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
-    if unknown:
-        known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))
-        raise ValueError(f"unknown option --{', --'.join(unknown)}; the config has: {known}")
 
 
 class SeedEachEpoch:
@@ -319,7 +214,7 @@ class TrainingCheckpoint:
         Raises:
             ValueError: where ``python -m monai.bundle run`` would replace a checkpoint.
         """
-        if _in_bundle_command() and self.path.is_file():
+        if in_bundle_command() and self.path.is_file():
             raise ValueError(
                 f"{self.path}: an earlier training would be replaced; pass --resume True to go on, another --ckpt_dir, "
                 "or remove the file"
@@ -353,3 +248,97 @@ class TrainingCheckpoint:
 def _unwrapped(value):
     """What ``DistributedDataParallel`` wraps, so that weights have the same names with and without it."""
     return value.module if isinstance(value, nn.parallel.DistributedDataParallel) else value
+
+
+class PredictionTable:
+    """Handler of the inference engine that writes ``predictions.csv`` when all pictures are done.
+
+    Columns: ``filename``, ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px`` (pixels of the mask at
+    the picture's own size), ``suspicious`` and ``unsure`` (yes, no; empty where the weights have no calibration).
+
+    Each process notes its pictures batch by batch in a hidden file of its own. The first one joins those of all
+    processes at the end; after an interruption they say which pictures are done.
+
+    Args:
+        output_dir: folder of the table.
+        class_names: names in the order of the class indices.
+        source: what the answers depend on, such as the hash of the weights; a run with another one is not gone on with.
+        resume: whether to go on with an interrupted run.
+    """
+
+    def __init__(
+        self, output_dir: str, class_names: Sequence[str], source: Mapping | None = None, resume: bool = False
+    ) -> None:
+        self.path = Path(output_dir) / "predictions.csv"
+        probabilities = [f"p_{name}" for name in class_names]
+        self.columns = ["filename", "class", *probabilities, "lesion_area_px", "suspicious", "unsure"]
+        self.tag = hashlib.sha256(repr(source).encode()).hexdigest()[:8]
+        self.resume = resume
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+
+    def done(self) -> set[str]:
+        """File names of the pictures that an interrupted run has finished; none where it is not to be gone on with."""
+        if not self.resume:
+            return set()
+        found = {row["filename"] for row in self._noted()}
+        logger.info(f"{self.path.parent}: {len(found)} pictures are done" if found else "nothing to resume")
+        return found
+
+    def attach(self, engine: Engine) -> None:
+        """Note after each batch, write at the end."""
+        engine.add_event_handler(Events.STARTED, lambda _: self.start())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self.write())
+
+    def start(self) -> None:
+        """Forget other runs, once every process has asked for the pictures that are done."""
+        self._wait()
+        if self.rank == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = self._noted() if self.resume else []
+            # Written anew, since the last line of a file may have been cut off.
+            write_csv(self._note("done"), kept, self.columns)
+            for file in self.path.parent.glob(".predictions_*"):
+                if file != self._note("done"):
+                    file.unlink()
+        self._wait()
+
+    def collect(self, engine: Engine) -> None:
+        """Note a row for each picture of the batch, whose mask is written by then."""
+        rows = []
+        for batch, output in zip(engine.state.batch, engine.state.output):
+            item = {**batch, **output}
+            row = {"filename": Path(str(item["image"].meta["filename_or_obj"])).name, "class": item["result"]["class"]}
+            row |= {f"p_{entry['label']}": entry["score"] for entry in item["result"]["classification"]}
+            row["lesion_area_px"] = int((item["pred"] > 0).sum())
+            row |= {k: "yes" if item["result"][k] else "no" for k in ("suspicious", "unsure") if k in item["result"]}
+            rows.append(row)
+        append_csv(self._note(self.rank), rows, self.columns)
+
+    def write(self) -> None:
+        """Write the table of all processes."""
+        self._wait()
+        if self.rank == 0:
+            rows = sorted(self._noted(), key=lambda row: row["filename"])
+            write_csv(self.path, rows, self.columns)
+            for file in self.path.parent.glob(".predictions_*"):
+                file.unlink()
+            logger.info(f"{len(rows)} pictures: masks and {self.path.name} in {self.path.parent}")
+
+    def write_without_pictures(self) -> None:
+        """Take part in what the other processes do, or end an interrupted run, where no picture is left."""
+        self.start()
+        self.write()
+
+    def _note(self, name: object) -> Path:
+        return self.path.with_name(f".predictions_{self.tag}_{name}.csv")
+
+    def _noted(self) -> list[dict[str, str]]:
+        """The rows of all files; a picture counts once."""
+        files = sorted(self.path.parent.glob(self._note("*").name))
+        return list({row["filename"]: row for file in files for row in read_csv(file)}.values())
+
+    @staticmethod
+    def _wait() -> None:
+        if dist.is_initialized():
+            dist.barrier()

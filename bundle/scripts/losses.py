@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-UNKNOWN_CLASS = -1
+from .data import UNKNOWN_CLASS
 
 
 class JointLoss(nn.Module):

@@ -1,0 +1,120 @@
+"""What a bundle command needs around MONAI's: checked options, the cause of an error last, weights to start from."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser, run
+from torch import nn
+
+logger = logging.getLogger(__name__)
+RUN_OPTIONS = {*inspect.signature(run).parameters, "workflow_type"} - {"override"}
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory for the next step instead of returning it to the kernel.
+
+    On the CPU, the large activations of each step otherwise fault in page by page again: see ``mallopt(3)``,
+    M_MMAP_THRESHOLD (-3) and M_TRIM_THRESHOLD (-1). Returns whether it was done (False without glibc).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
+
+
+def load_pretrained(network: nn.Module, path: str) -> None:
+    """Start from weights of an earlier training or of the warm-up; layers that they lack keep their initialisation.
+
+    Args:
+        network: the network to fill.
+        path: a ``state_dict`` as ``torch.load(..., weights_only=True)`` reads it; empty for none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no weights, or a layer has another shape or does not exist in the network.
+    """
+    if not path:
+        return
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has one for each kind of damage, with a page of text
+        kind = type(error).__name__
+        raise ValueError(f"{path}: not readable as weights ({kind}); name another file, or train anew") from None
+    own = network.state_dict()
+    unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    if unlike:
+        raise ValueError(f"{path}: {unlike[0]} does not fit; give the features, norm and factor that it was made with")
+    network.load_state_dict(state, strict=False)
+    logger.info(f"{path}: {len(state)} of {len(own)} entries taken over")
+
+
+def in_bundle_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``."""
+    return Path(sys.argv[0]).parts[-2:] == ("bundle", "__main__.py")
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that a chain of errors began with; MONAI's own last one names a config expression."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def name_cause_last() -> None:
+    """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
+
+    Does nothing under another command.
+    """
+
+    def report(kind, error, trace) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nstopped; the same command with --resume True goes on", file=sys.stderr)
+            return
+        sys.__excepthook__(kind, error, trace)
+        cause = first_cause(error)
+        if cause is not error:
+            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+
+    if in_bundle_command():
+        sys.excepthook = report
+
+
+def check_overrides(arguments: list[str] | None = None) -> None:
+    """Refuse options of ``python -m monai.bundle run`` that no config knows; MONAI itself accepts any.
+
+    Does nothing under another command.
+
+    Args:
+        arguments: the command line without the program's name; that of this process by default.
+
+    Raises:
+        ValueError: naming the unknown options and the known ones.
+    """
+    if arguments is None:
+        if not in_bundle_command():
+            return
+        arguments = sys.argv[1:]
+    options: dict[str, str] = {}
+    for i, argument in enumerate(arguments):
+        if re.match(r"--?[A-Za-z_+]", argument):  # Fire takes one dash too
+            name, _, value = argument.lstrip("-").partition("=")
+            # Fire takes --batch-size for --batch_size.
+            options[name.replace("-", "_")] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+    if "args_file" in options:
+        options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
+    if "config_file" not in options:
+        return
+    files = str(options["config_file"]).strip("[]").replace("'", "").replace('"', "").split(",")
+    parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
+    unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
+    if unknown:
+        known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))
+        raise ValueError(f"unknown option --{', --'.join(unknown)}; the config has: {known}")
