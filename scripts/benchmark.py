@@ -77,11 +77,11 @@ PLAIN_SETTINGS = {
     "batch_size": 1,
     "inferer": {"_target_": "SimpleInferer"},
     "dataloader#_target_": "DataLoader",
-    "preprocessing#transforms#2": {"_target_": "Identityd", "keys": "image"},
-    "preprocessing#transforms#3#anti_aliasing": True,
-    "postprocessing#transforms#4": {"_target_": "Identityd", "keys": "pred"},
-    "postprocessing#transforms#6": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-    "postprocessing#transforms#8#writer": "PILWriter",
+    "anti_alias": {"_target_": "Identityd", "keys": "image"},
+    "resize#anti_aliasing": True,
+    "lesion_only": {"_target_": "Identityd", "keys": "pred"},
+    "lesion_mask": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+    "save_mask#writer": "PILWriter",
 }
 INFERENCE = {
     "plain": {**PLAIN_NETWORK, **PLAIN_SETTINGS},

