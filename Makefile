@@ -23,7 +23,7 @@ $(LABEL_VENV)/installed: requirements-label.txt requirements-label-no-deps.txt
 label_environment: $(LABEL_VENV)/installed
 
 demo: $(VENV)/installed
-	"$(RUN)" scripts/demo.py $(if $(BUSI),--busi "$(BUSI)" --epochs 8)
+	"$(RUN)" scripts/demo.py $(if $(BUSI),--source "$(BUSI)" --epochs 8)
 
 annotate: $(LABEL_VENV)/installed
 	"$(LABEL_RUN)" label_app/start.py --studies "$(STUDIES)" $(if $(PORT),--port "$(PORT)")

@@ -12,18 +12,17 @@ import os
 import sys
 from pathlib import Path
 
-import fire
-
 APP = Path(__file__).resolve().parent
 ROOT = APP.parent
 LOCAL = "127.0.0.1,localhost"
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from command_line import asked_for_help  # noqa: E402
+from command_line import run  # noqa: E402
 
 
-@fire.decorators.SetParseFn(str, "studies", "bundle", "host", "names")  # as typed: Fire would turn `2024` into a number
-def start(studies="", port=8000, bundle=str(ROOT / "bundle"), host="127.0.0.1", names="", *extra, **unknown):
+def start(
+    studies: Path, port: int = 8000, bundle: Path = ROOT / "bundle", host: str = "127.0.0.1", names: str = ""
+) -> None:
     """Check what is given, say what to open, and become the server.
 
     Args:
@@ -34,16 +33,12 @@ def start(studies="", port=8000, bundle=str(ROOT / "bundle"), host="127.0.0.1", 
         names: further host names under which clients may reach the server, separated by commas.
 
     Raises:
-        ValueError: an option is unknown, missing or not valid.
+        ValueError: an option is not valid.
         FileNotFoundError: the folder or the bundle's weights are missing.
     """
-    if asked_for_help(start, extra, unknown):
-        return
-    if studies in ("", "True", "None"):
-        raise ValueError("--studies needs a folder of pictures (make annotate STUDIES=DIR)")
-    if type(port) is not int or not 0 < port < 65536:
-        raise ValueError(f"--port is {port!r}; use a number from 1 to 65535")
-    folder, bundle = Path(studies).expanduser().resolve(), Path(bundle).expanduser().resolve()
+    if not 0 < port < 65536:
+        raise ValueError(f"--port is {port}; use a number from 1 to 65535")
+    folder, bundle = studies.resolve(), bundle.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one that holds pictures")
     if not (bundle / "models" / "model.pt").is_file():
@@ -71,7 +66,4 @@ def start(studies="", port=8000, bundle=str(ROOT / "bundle"), host="127.0.0.1", 
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(start)
-    except (OSError, ValueError) as error:
-        sys.exit(f"start: {error}")
+    run(start)

@@ -30,6 +30,8 @@ Each round also times the network's own training step and a matrix product (2048
 the same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import multiprocessing
@@ -41,18 +43,15 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
-import fire
-from command_line import asked_for_help
+from command_line import BUNDLE, CONFIGS, run
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+from scripts.files import sha256, write_json
 
-from scripts.files import sha256  # noqa: E402
-from scripts.files import write_json  # noqa: E402
-
-CONFIGS = ROOT / "bundle" / "configs"
 PLAIN_NETWORK = {"features": [32, 32, 64, 128, 256, 32], "downscale_factor": 1}
 PLAIN_DATA = {
     "train#dataset": {
@@ -102,17 +101,15 @@ TITLES = dict(zip(MEASURES, ("training epoch", "network step", "inference", "lat
 
 
 def benchmark(
-    dataset_dir="",
-    image_size=256,
-    pictures=32,
-    rounds=5,
-    amp="auto",
-    exports="",
-    ckpt_dir="bundle/models",
-    output="",
-    *extra,
-    **unknown,
-):
+    dataset_dir: Path,
+    image_size: int = 256,
+    pictures: int = 32,
+    rounds: int = 5,
+    amp: Literal["auto", True, False] = "auto",
+    exports: Path | None = None,
+    ckpt_dir: Path = BUNDLE / "models",
+    output: Path | None = None,
+) -> None:
     """Measure and print; write the figures to `output` as JSON where it is given.
 
     Args:
@@ -127,25 +124,23 @@ def benchmark(
         output: file for the figures.
 
     Raises:
-        ValueError: an option is unknown or missing, or the exports were made from other weights.
+        ValueError: the exports were made from other weights.
         FileNotFoundError: the folder holds no datalist, or weights or exports are missing.
     """
-    if asked_for_help(benchmark, extra, unknown):
-        return
-    datalist = Path(str(dataset_dir)) / "datalist.json"
-    if dataset_dir in ("", True) or not datalist.is_file():
+    datalist = dataset_dir / "datalist.json"
+    if not datalist.is_file():
         raise FileNotFoundError(f"{datalist} does not exist; give --dataset_dir a folder of scripts/prepare_busi.py")
     dataset_dir = datalist.parent.resolve()
     shared = tuple(SHARED + name for name in ("bundle", "onnx", "int8"))
     settings = (*INFERENCE_ALONE, *shared) if exports else tuple(TRAINING)
-    models = Path(str(ckpt_dir)).resolve()
+    models = ckpt_dir.resolve()
     if exports:
         for name in ("model.onnx", "model_int8.onnx"):
-            if not (Path(str(exports)) / name).is_file():
-                raise FileNotFoundError(f"{Path(str(exports)) / name}: missing; write it with scripts/export.py")
+            if not (exports / name).is_file():
+                raise FileNotFoundError(f"{exports / name}: missing; write it with scripts/export.py")
         if not (models / "model.pt").is_file():
             raise FileNotFoundError(f"{models / 'model.pt'}: missing; name the folder of the weights with --ckpt_dir")
-        made_from = json.loads((Path(str(exports)) / "exports.json").read_text(encoding="utf-8"))["weights_sha256"]
+        made_from = json.loads((exports / "exports.json").read_text(encoding="utf-8"))["weights_sha256"]
         if made_from != sha256(models / "model.pt"):
             raise ValueError(
                 f"{exports}: made from other weights than {models / 'model.pt'}; run scripts/export.py again"
@@ -160,7 +155,7 @@ def benchmark(
             shutil.copy(dataset_dir / item["image"], Path(folder) / "images" / f"{number}.png")
         (Path(folder) / "single").mkdir()
         shutil.copy(dataset_dir / items[0]["image"], Path(folder) / "single" / "0.png")
-        exported = str(Path(str(exports)).resolve()) if exports else ""
+        exported = str(exports.resolve()) if exports else ""
         results = _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exported, str(models))
 
     figures = {
@@ -180,10 +175,19 @@ def benchmark(
     }
     _report(figures)
     if output:
-        write_json(str(output), figures)
+        write_json(output, figures)
 
 
-def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports, models):
+def _take_turns(
+    settings: tuple[str, ...],
+    folder: str,
+    dataset_dir: Path,
+    image_size: int,
+    rounds: int,
+    amp: bool | str,
+    exports: str,
+    models: str,
+) -> dict[str, list[dict]]:
     """Return for each setting the list of its rounds, each a dict of seconds and counts."""
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
     workers = {}
@@ -226,7 +230,7 @@ def _take_turns(settings, folder, dataset_dir, image_size, rounds, amp, exports,
     return results
 
 
-def _join(answers, name):
+def _join(answers: list[dict | str], name: str) -> dict:
     """One answer of the processes that share a setting: the slowest one's time, the memory of all."""
     for answer in answers:
         if isinstance(answer, str):
@@ -239,17 +243,27 @@ def _join(answers, name):
     }
 
 
-def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, models):
+def _work(
+    pipe: Connection,
+    name: str,
+    share: tuple[int, int],
+    folder: str,
+    dataset_dir: str,
+    image_size: int,
+    amp: bool | str,
+    exports: str,
+    models: str,
+) -> None:
     """Run one setting, or this process's share of it, round by round, as the other end of the pipe asks for."""
     rank, processes = share
     sys.stdout = open(os.devnull, "w")  # MONAI's logs and bars; the parent prints
     import torch
-    from monai.bundle import ConfigWorkflow
+    from monai.bundle import ConfigParser, ConfigWorkflow
 
     from scripts.command import keep_freed_memory
     from scripts.inferers import fast_bfloat16
 
-    def workflow(kind, settings):
+    def workflow(kind: str, settings: dict) -> ConfigParser:
         common = {"image_size": image_size, "ckpt_dir": models if shipped else folder}
         common |= {"output_dir": f"{folder}/{name}_{rank}_{processes}", "device": "cpu", "amp": amp}
         files = [str(CONFIGS / f"{kind}.json")]
@@ -261,7 +275,7 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, mode
         config.initialize()
         return config.parser
 
-    def predict(pictures):
+    def predict(pictures: str) -> Callable[[], float]:
         """A whole run of inference over a folder, ready to be repeated."""
         settings = {**INFERENCE[name], "dataset_dir": f"{folder}/{pictures}", "weights": weights}
         settings |= {"dataset#data": f"$@pictures[{rank} :: {processes}]"}
@@ -269,7 +283,7 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, mode
         evaluator = parser.get_parsed_content("evaluator")
         parser.get_parsed_content("checkpointloader")(evaluator)
 
-        def call():
+        def call() -> None:
             with contextlib.redirect_stderr(sys.stdout):
                 evaluator.run()
 
@@ -302,7 +316,9 @@ def _work(pipe, name, share, folder, dataset_dir, image_size, amp, exports, mode
         raise
 
 
-def _training(name, workflow, folder, dataset_dir, amp, weights):
+def _training(
+    name: str, workflow: Callable, folder: str, dataset_dir: str, amp: bool | str, weights: str
+) -> tuple[dict, dict[str, Callable[[], float]]]:
     """Facts about the network, whose weights are saved, and what measures its training."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -324,17 +340,17 @@ def _training(name, workflow, folder, dataset_dir, amp, weights):
     precision = torch.bfloat16 if mixed else torch.float32
     image, targets = prepare_batch(next(iter(train.get_parsed_content("train#dataloader"))), "cpu")
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad()
         loss(inferer(image, network), targets).backward()
         optimizer.step()
 
-    def epoch():
+    def epoch() -> float:
         network.train()
         trainer.state.max_epochs = trainer.state.epoch + 1
         return _time(trainer.run)
 
-    def matrix():
+    def matrix() -> float:
         factor = torch.rand(2048, 2048, dtype=precision)
         return 2 * 2.048**3 / _time(lambda: factor @ factor)
 
@@ -345,13 +361,13 @@ def _training(name, workflow, folder, dataset_dir, amp, weights):
     return facts, {"epoch_s": epoch, "step_s": lambda: _time(step) / len(image), "matrix_gflop_per_s": matrix}
 
 
-def _time(call):
+def _time(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def _condense(turns):
+def _condense(turns: list[dict]) -> dict[str, float]:
     """Return the medians over the rounds; of a training also the step's GFLOP/s beside the matrix product's."""
     kinds = ("_s", "picture", "_mb")
     median = {key: statistics.median(t[key] for t in turns) for key in turns[0] if key.endswith(kinds)}
@@ -363,19 +379,19 @@ def _condense(turns):
     return {**rounded, "step_gflop_per_s": round(speed, 1), "share_of_matrix_peak": round(share, 3)}
 
 
-def _ratio(results, name, what):
+def _ratio(results: dict[str, list[dict]], name: str, what: str) -> dict:
     """Return how many times faster than plain a setting was: median and range over the rounds."""
     ratios = [plain[what] / other[what] for plain, other in zip(results["plain"], results[name])]
     return {"median": round(statistics.median(ratios), 2), "range": [round(min(ratios), 2), round(max(ratios), 2)]}
 
 
-def _processor():
+def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
-def _report(figures):
+def _report(figures: dict) -> None:
     count = figures["pictures"]
     print(f"\n{figures['processor']}, {figures['threads']} threads, {figures['image_size']} pixels, ", end="")
     print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; ", end="")
@@ -399,7 +415,4 @@ def _report(figures):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(benchmark)
-    except (OSError, ValueError) as error:
-        sys.exit(f"benchmark: {error}")
+    run(benchmark)

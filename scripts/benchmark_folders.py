@@ -3,8 +3,10 @@
     python scripts/benchmark_folders.py --dataset_dir PREPARED [--sizes "[1000,10000]"] [--output FILE]
 
 Each folder holds links to the pictures of PREPARED, again and again under other names, until it has its size. The
-command runs as a user types it, from its start to the table on disk. Research software, not a medical device.
+command runs as a user types it, from its start to the table on disk.
 """
+
+from __future__ import annotations
 
 import os
 import subprocess
@@ -13,16 +15,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import fire
-from command_line import asked_for_help
+from command_line import BUNDLE, ROOT, bundle_arguments, run
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import write_json  # noqa: E402
+from scripts.files import write_json
 
 
-def benchmark_folders(dataset_dir="", sizes=(1000, 10000), ckpt_dir="bundle/models", output="", *extra, **unknown):
+def benchmark_folders(
+    dataset_dir: Path,
+    sizes: tuple[int, ...] = (1000, 10000),
+    ckpt_dir: Path = BUNDLE / "models",
+    output: Path | None = None,
+) -> dict:
     """Measure and print; write the figures to `output` as JSON where it is given.
 
     Args:
@@ -35,22 +38,20 @@ def benchmark_folders(dataset_dir="", sizes=(1000, 10000), ckpt_dir="bundle/mode
         dict: the figures by size.
 
     Raises:
-        ValueError: an option is unknown or missing, or the command failed.
+        ValueError: the command failed.
         FileNotFoundError: there are no pictures.
     """
-    if asked_for_help(benchmark_folders, extra, unknown):
-        return None
-    images = Path(str(dataset_dir)).resolve() / "images"
+    images = dataset_dir.resolve() / "images"
     pictures = sorted(images.glob("*.png"))
-    if dataset_dir in ("", True) or not pictures:
+    if not pictures:
         raise FileNotFoundError(f"{images}: no pictures; give --dataset_dir a folder of scripts/prepare_busi.py")
     figures = {}
-    for size in [sizes] if isinstance(sizes, int) else sizes:
+    for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "pictures").mkdir()
             for number in range(size):
                 (Path(folder) / "pictures" / f"{number}.png").symlink_to(pictures[number % len(pictures)])
-            seconds, memory = _measure(folder, Path(str(ckpt_dir)).resolve())
+            seconds, memory = _measure(folder, ckpt_dir.resolve())
             rows = (Path(folder) / "masks" / "predictions.csv").read_text(encoding="utf-8").count("\n") - 1
             if rows != size:
                 raise ValueError(f"{rows} of {size} pictures in the table; see the command's log above")
@@ -65,11 +66,10 @@ def benchmark_folders(dataset_dir="", sizes=(1000, 10000), ckpt_dir="bundle/mode
     return figures
 
 
-def _measure(folder, ckpt_dir):
+def _measure(folder: str, ckpt_dir: Path) -> tuple[float, float]:
     """Seconds and peak memory in MB of one run of the command."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.json"]
-    command += ["--bundle_root", "bundle", "--dataset_dir", f"{folder}/pictures", "--output_dir", f"{folder}/masks"]
-    command += ["--ckpt_dir", str(ckpt_dir)]
+    paths = {"dataset_dir": f"{folder}/pictures", "output_dir": f"{folder}/masks", "ckpt_dir": ckpt_dir}
+    command = [sys.executable, *bundle_arguments("run", "inference", **paths)]
     with open(f"{folder}/log", "w") as log:
         start = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
@@ -81,7 +81,4 @@ def _measure(folder, ckpt_dir):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(benchmark_folders, serialize=lambda _: None)
-    except (OSError, ValueError) as error:
-        sys.exit(f"benchmark_folders: {error}")
+    run(benchmark_folders)

@@ -13,85 +13,84 @@ or, on five times as many pictures, with what a finished cross-validation of the
 Out: `calibration.json` in --ckpt_dir. Inference and evaluation with these weights use it from then on. The testing part
 has to stay unseen: an evaluation has to be of the validation part, and from a cross-validation only the pictures in the
 datalist's training and validation parts are taken, each as answered by the network that had not seen it. The weights'
-own validation part makes them look better than they are, since the best epoch was chosen on it. Research software, not
-a medical device.
+own validation part makes them look better than they are, since the best epoch was chosen on it.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 from pathlib import Path
 
-import fire
 import numpy as np
-from command_line import asked_for_help
+from command_line import run
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts import calibration  # noqa: E402
-from scripts.files import read_csv, write_json  # noqa: E402
-
-SENSITIVITY = 0.95  # the operating point's, for malignant pictures
-UNSURE_SHARE = 0.2  # of the validation pictures, those of the lowest confidence
+from scripts import calibration
+from scripts.files import NOTICE, read_csv, write_json
 
 
-def calibrate(evaluation="", ckpt_dir="", cross_validation="", datalist="", *extra, **unknown):
+def calibrate(
+    ckpt_dir: Path,
+    evaluation: Path | None = None,
+    cross_validation: Path | None = None,
+    datalist: Path | None = None,
+    sensitivity: float = 0.95,
+    unsure_fraction: float = 0.2,
+) -> dict:
     """Write `calibration.json`.
 
     Args:
-        evaluation: output folder of an evaluation of the validation part, with `pictures.csv` and `metrics.json`.
         ckpt_dir: folder of the weights, `model.pt`.
+        evaluation: output folder of an evaluation of the validation part, with `pictures.csv` and `metrics.json`.
         cross_validation: instead of an evaluation, folder of scripts/cross_validate.py.
         datalist: with it, the datalist that the weights were trained with.
+        sensitivity: of the operating point for malignant images, in (0, 1].
+        unsure_fraction: images of least confidence, as a fraction of all, whose class is to count as unsure, in [0, 1).
 
     Returns:
         dict: what was written.
 
     Raises:
-        ValueError: an option is unknown or missing, or the evaluation is of another part or other weights.
+        ValueError: the evaluation is of another part or other weights.
         FileNotFoundError: a file is missing.
     """
-    if asked_for_help(calibrate, extra, unknown):
-        return None
-    given = {"ckpt_dir": ckpt_dir}
-    given |= (
-        {"cross_validation": cross_validation, "datalist": datalist} if cross_validation else {"evaluation": evaluation}
-    )
-    for name, value in given.items():
-        if value in ("", True):
-            raise ValueError(f"--{name} is missing")
-    if evaluation and cross_validation:
+    if bool(evaluation) == bool(cross_validation):
         raise ValueError("--evaluation and --cross_validation: give one of them")
-    weights = Path(str(ckpt_dir)) / "model.pt"
+    if cross_validation and not datalist:
+        raise ValueError("--datalist is missing; give the one that the weights were trained with")
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"--sensitivity {sensitivity}: pass a number above 0 and up to 1")
+    if not 0 <= unsure_fraction < 1:
+        raise ValueError(f"--unsure_fraction {unsure_fraction}: pass a number from 0 on and below 1")
+    weights = ckpt_dir / "model.pt"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: missing; pass the --ckpt_dir of the training")
     if cross_validation:
         source = "out-of-fold predictions of training and validation"
-        folders = sorted(Path(str(cross_validation)).glob("fold_*/uncalibrated"))
+        folders = sorted(cross_validation.glob("fold_*/uncalibrated"))
         if not folders:
             raise FileNotFoundError(f"{cross_validation}: no fold_0/uncalibrated; run scripts/cross_validate.py first")
         found = [_read(folder, "testing", "run scripts/cross_validate.py again") for folder in folders]
-        names, raw, classes = _seen(_join(found), Path(str(datalist)))
+        names, raw, classes = _seen(_join(found), datalist)
     else:
         source = "validation"
-        names, raw, classes, _ = _read(Path(str(evaluation)), source, "evaluate with --part validation", weights)
+        names, raw, classes, _ = _read(evaluation, source, "evaluate with --part validation", weights)
 
     temperature = calibration.fit_temperature(raw, classes)
     fitted = calibration.tempered(raw, temperature)
     malignant = names.index("malignant")
     positive = classes == malignant
-    threshold, sensitivity, specificity = None, None, None
+    threshold, reached, specificity = None, None, None
     if positive.any():
-        threshold = calibration.threshold_for_sensitivity(fitted[:, malignant], positive, SENSITIVITY)
+        threshold = calibration.threshold_for_sensitivity(fitted[:, malignant], positive, sensitivity)
         suspicious = fitted[:, malignant] >= threshold
-        sensitivity = float(suspicious[positive].mean())
+        reached = float(suspicious[positive].mean())
         specificity = float((~suspicious)[~positive].mean()) if not positive.all() else None
     content = {
-        "notice": "research software, not a medical device",
+        "notice": NOTICE,
         "weights_sha256": calibration.sha256(weights),
         "temperature": temperature,
         "malignancy_threshold": threshold,
-        "unsure_below": float(np.quantile(fitted.max(axis=1), UNSURE_SHARE)),
+        "unsure_below": float(np.quantile(fitted.max(axis=1), unsure_fraction)),
         "fitted_on": {
             "part": source,
             "pictures": len(classes),
@@ -100,7 +99,7 @@ def calibrate(evaluation="", ckpt_dir="", cross_validation="", datalist="", *ext
                 "before": calibration.expected_calibration_error(raw, classes),
                 "after": calibration.expected_calibration_error(fitted, classes),
             },
-            "malignancy_sensitivity": sensitivity,
+            "malignancy_sensitivity": reached,
             "malignancy_specificity": specificity,
         },
     }
@@ -110,7 +109,10 @@ def calibrate(evaluation="", ckpt_dir="", cross_validation="", datalist="", *ext
     return content
 
 
-def _read(folder, part, remedy, weights=None):
+Found = tuple[list[str], np.ndarray, np.ndarray, list[str]]
+
+
+def _read(folder: Path, part: str, remedy: str, weights: Path | None = None) -> Found:
     """Class names, the network's own probabilities (N, 3), class indices (N,) and file names of an evaluation."""
     for file in (folder / "metrics.json", folder / "pictures.csv"):
         if not file.is_file():
@@ -131,13 +133,13 @@ def _read(folder, part, remedy, weights=None):
     return names, raw, classes, [row["filename"] for row in rows]
 
 
-def _join(found):
+def _join(found: list[Found]) -> Found:
     """The evaluations of all folds as one."""
     names, raw, classes, files = zip(*found)
     return names[0], np.concatenate(raw), np.concatenate(classes), sum(files, [])
 
 
-def _seen(found, datalist):
+def _seen(found: Found, datalist: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Of an evaluation, what the datalist has in its training and validation parts."""
     if not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; give --datalist the one that the weights were trained with")
@@ -153,7 +155,4 @@ def _seen(found, datalist):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(calibrate, serialize=lambda _: None)
-    except (OSError, ValueError) as error:
-        sys.exit(f"calibrate: {error}")
+    run(calibrate)

@@ -8,28 +8,26 @@ Every network of scripts/cross_validate.py predicts its own test part once; ever
 part, on which the weights that ship are tested, are left out. Out: a row for each combination, the best first, by Dice
 over all pictures, in which an empty mask on a normal picture counts 1 and any other mask there 0; and beside it, as
 JSON, what the choice is worth: each fold with the combination that was best on the others. Other options go to the
-bundle. Research software, not a medical device.
+bundle.
 """
 
+from __future__ import annotations
+
 import json
-import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-import fire
 import numpy as np
+from command_line import parse_bundle, run
+from fire.parser import DefaultParseValue
 from ignite.engine import Events
-from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+from scripts.files import NOTICE, write_csv, write_json
+from scripts.metrics import MISSED_BELOW
+from scripts.transforms import LesionMaskd
 
-from scripts.files import write_csv, write_json  # noqa: E402
-from scripts.metrics import MISSED_BELOW  # noqa: E402
-from scripts.transforms import LesionMaskd  # noqa: E402
-
-CONFIGS = [str(ROOT / "bundle/configs" / name) for name in ("train.json", "evaluate.json")]
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 SMALLEST_SHARES = (0.0, 0.001, 0.002, 0.005, 0.01)
 GATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -37,7 +35,9 @@ COMBINATIONS = list(product(THRESHOLDS, SMALLEST_SHARES, GATES))
 NAMES = ("mask_threshold", "smallest_share", "normal_gate")
 
 
-def choose_postprocessing(dataset_dir="", cross_validation="", datalist="", output="", *extra, **options):
+def choose_postprocessing(
+    dataset_dir: Path, cross_validation: Path, datalist: Path, output: Path, **options: str
+) -> None:
     """Predict, try all combinations, write the table.
 
     Args:
@@ -51,60 +51,51 @@ def choose_postprocessing(dataset_dir="", cross_validation="", datalist="", outp
         ValueError: a folder is missing.
         FileNotFoundError: a fold has no weights, or the datalist is missing.
     """
-    if options.pop("help", None):
-        print(__doc__)
-        return
-    given = (dataset_dir, cross_validation, datalist, output)
-    if extra or "" in given or True in given:
-        raise ValueError(
-            "give --dataset_dir, --cross_validation, --datalist, --output and the bundle's options, with values"
-        )
-    if not Path(str(datalist)).is_file():
+    if not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; give the one that the weights that ship were trained with")
-    parts = json.loads(Path(str(datalist)).read_text(encoding="utf-8"))
+    parts = json.loads(datalist.read_text(encoding="utf-8"))
     left_out = {Path(item["image"]).name for item in parts["testing"]}
-    folders = sorted(Path(str(cross_validation)).resolve().glob("fold_*"))
+    folders = sorted(cross_validation.resolve().glob("fold_*"))
     if not folders:
         raise ValueError(f"{cross_validation}: no fold_0; run scripts/cross_validate.py first")
     for folder in folders:
         if not (folder / "model.pt").is_file():
             raise FileNotFoundError(f"{folder / 'model.pt'}: missing; let scripts/cross_validate.py finish")
+    parsed = {name: DefaultParseValue(value) for name, value in options.items()}
     scores = [{} for _ in folders]
     for number, folder in enumerate(folders):
-        paths = {"dataset_dir": str(Path(str(dataset_dir)).resolve()), "ckpt_dir": str(folder)}
+        paths = {"dataset_dir": str(dataset_dir.resolve()), "ckpt_dir": str(folder)}
         paths["datalist"] = f"{paths['dataset_dir']}/datalist_fold_{number}.json"
-        for picture in tqdm(_predict({**paths, **options}), desc=f"fold {number}, combinations"):
+        for picture in tqdm(_predict({**paths, **parsed}), desc=f"fold {number}, combinations"):
             if Path(picture["image"].meta["filename_or_obj"]).name not in left_out:
                 for setting, score in _try_all(picture):
                     scores[number].setdefault(setting, []).append(score)
     rows = _ranking(scores)
-    write_csv(Path(str(output)), rows, list(rows[0]))
-    write_json(Path(str(output)).with_suffix(".json"), _cross_fitted(scores))
+    write_csv(output, rows, list(rows[0]))
+    write_json(output.with_suffix(".json"), _cross_fitted(scores))
     best = ", ".join(f"{name} {rows[0][name]}" for name in NAMES)
     print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
 
 
-def _ranking(scores):
+def _ranking(scores: list[dict]) -> list[dict]:
     """A row for each combination over all pictures of these folds, the best first."""
     rows = [_row(setting, [s for fold in scores for s in fold.get(setting, [])]) for setting in COMBINATIONS]
     return sorted(rows, key=lambda row: -row["dice_all_pictures"])
 
 
-def _cross_fitted(scores):
+def _cross_fitted(scores: list[dict]) -> dict:
     """Figures of all pictures, each fold's with the combination that was best on the other folds."""
     found, chosen = [], []
     for number, fold in enumerate(scores):
         best = _ranking([*scores[:number], *scores[number + 1 :]])[0]
         chosen.append({name: best[name] for name in NAMES})
         found += fold.get(tuple(chosen[-1].values()), [])
-    return {"notice": "research software, not a medical device", "chosen": chosen, **_figures(found)}
+    return {"notice": NOTICE, "chosen": chosen, **_figures(found)}
 
 
-def _predict(options):
+def _predict(options: dict) -> list[dict]:
     """The evaluation's items, with probabilities of the mask's pixels in place of the mask."""
-    parser = ConfigParser()
-    parser.read_config(CONFIGS)
-    parser.update({"bundle_root": str(ROOT / "bundle"), "part": "testing", **options})
+    parser = parse_bundle(["train", "evaluate"], part="testing", **options)
     steps = parser["validate#to_mask"]
     decision = [step["_target_"] for step in steps].index("scripts.transforms.LesionMaskd")
     parser["validate#to_mask"] = steps[:decision]
@@ -117,7 +108,7 @@ def _predict(options):
     return items
 
 
-def _try_all(picture):
+def _try_all(picture: dict) -> Iterator[tuple[tuple, tuple[float, bool]]]:
     """Every setting with the Dice of this picture and whether it has a lesion."""
     truth = np.asarray(picture["label"][0].cpu()) > 0
     normal = float(picture["class_probs"][0])
@@ -131,11 +122,11 @@ def _try_all(picture):
             yield (threshold, smallest, gate), (float(2 * common / total) if total else 1.0, bool(truth.any()))
 
 
-def _row(setting, scores):
+def _row(setting: tuple, scores: list) -> dict:
     return {**dict(zip(NAMES, setting)), **_figures(scores)}
 
 
-def _figures(scores):
+def _figures(scores: list) -> dict:
     dice, lesion = np.array([s[0] for s in scores]), np.array([s[1] for s in scores])
     return {
         "pictures": len(dice),
@@ -147,7 +138,4 @@ def _figures(scores):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(choose_postprocessing)
-    except (OSError, ValueError) as error:
-        sys.exit(f"choose_postprocessing: {error}")
+    run(choose_postprocessing)

@@ -7,21 +7,18 @@ The training and validation parts of the datalist are joined and split anew into
 never read. Run k validates on the k-th third with seed k and trains on the other two; the last epoch counts, so
 that nothing is chosen on the way. RECIPES holds `base` and `recipes`, each an overlay on
 `bundle/configs/train.json` as MONAI merges configs. Out: `recipes.csv`, a row for each run. Run again after an
-interruption, it goes on where it stopped. Research software, not a medical device.
+interruption, it goes on where it stopped.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 from pathlib import Path
 
-import fire
-from command_line import asked_for_help, run_bundle
+from command_line import run, run_bundle
 from sklearn.model_selection import StratifiedGroupKFold
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import read_csv, write_csv, write_json  # noqa: E402
+from scripts.files import read_csv, write_csv, write_json
 
 RUNS = 2
 THIRDS_SEED = 7
@@ -29,7 +26,7 @@ FIGURES = ("lesion_dice", "lesion_iou", "missed_rate", "false_mask_rate", "accur
 FIGURES += ("auroc_macro", "auroc_malignant")
 
 
-def compare_recipes(recipes="", dataset_dir="", output_dir="", only=(), *extra, **unknown):
+def compare_recipes(recipes: Path, dataset_dir: Path, output_dir: Path, only: tuple[str, ...] = ()) -> None:
     """Train every recipe and write the table.
 
     Args:
@@ -39,24 +36,15 @@ def compare_recipes(recipes="", dataset_dir="", output_dir="", only=(), *extra, 
         only: names of the recipes to train beside the base; all by default.
 
     Raises:
-        ValueError: an option is unknown or missing, or a training failed.
+        ValueError: a training failed.
         FileNotFoundError: a file is missing.
     """
-    if asked_for_help(compare_recipes, extra, unknown):
-        return
-    for name, value in (("recipes", recipes), ("dataset_dir", dataset_dir), ("output_dir", output_dir)):
-        if value in ("", True):
-            raise ValueError(f"--{name} needs a value")
-    dataset, output = Path(str(dataset_dir)).resolve(), Path(str(output_dir)).resolve()
-    for file, remedy in (
-        (dataset / "datalist.json", "prepare the folder first"),
-        (Path(str(recipes)), "name the overlays"),
-    ):
+    dataset, output = dataset_dir.resolve(), output_dir.resolve()
+    for file, remedy in ((dataset / "datalist.json", "prepare the folder first"), (recipes, "name the overlays")):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: missing; {remedy}")
-    content = json.loads(Path(str(recipes)).read_text(encoding="utf-8"))
+    content = json.loads(recipes.read_text(encoding="utf-8"))
     overlays = {"base": {}, **content["recipes"]}
-    only = [only] if isinstance(only, str) else list(only)
     missing = [name for name in only if name not in overlays]
     if missing:
         raise ValueError(f"{recipes}: no recipe {', '.join(missing)}; it has {', '.join(overlays)}")
@@ -67,42 +55,37 @@ def compare_recipes(recipes="", dataset_dir="", output_dir="", only=(), *extra, 
         warm_up_epochs = overlay.pop("warm_up_epochs", 0)
         file = output / "overlays" / f"{name}.json"
         write_json(file, overlay)
-        for run in range(RUNS):
-            rows.append({"recipe": name, "run": run, **_train(name, run, file, warm_up_epochs, dataset, output)})
+        for number in range(RUNS):
+            found = _train(name, number, file, warm_up_epochs, dataset, output)
+            rows.append({"recipe": name, "run": number, **found})
             write_csv(output / "recipes.csv", rows, list(rows[0]))
     print(f"{len(rows)} runs: {output / 'recipes.csv'}")
 
 
-def split(datalist, output):
+def split(datalist: Path, output: Path) -> None:
     """Write `third_0.json`, ... with the k-th third as validation part; no group crosses."""
     parts = json.loads(datalist.read_text(encoding="utf-8"))
     items = parts["training"] + parts["validation"]
     classes, groups = [item["class"] for item in items], [item["group"] for item in items]
     folds = StratifiedGroupKFold(3, shuffle=True, random_state=THIRDS_SEED).split(items, classes, groups)
-    for run, (training, validation) in zip(range(RUNS), folds):
+    for number, (training, validation) in zip(range(RUNS), folds):
         chosen = {"training": [items[i] for i in training], "validation": [items[i] for i in validation]}
-        write_json(output / f"third_{run}.json", chosen)
+        write_json(output / f"third_{number}.json", chosen)
 
 
-def _train(name, run, overlay, warm_up_epochs, dataset, output):
-    folder = output / f"{name}_{run}"
-    paths = ["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", output / f"third_{run}.json"]
-    paths += ["--ckpt_dir", folder, "--seed", run, "--resume", True]
-    pretrained = []
+def _train(name: str, number: int, overlay: Path, warm_up_epochs: int, dataset: Path, output: Path) -> dict:
+    folder = output / f"{name}_{number}"
+    common = {"dataset_dir": dataset, "datalist": output / f"third_{number}.json", "ckpt_dir": folder}
+    common |= {"seed": number, "resume": True}
+    pretrained = {}
     if warm_up_epochs:
-        warm = f"['bundle/configs/train.json','{overlay}','bundle/configs/warm_up.json']"
-        options = ["--output_dir", folder / "warm_up", "--epochs", warm_up_epochs]
-        run_bundle(f"{name}, run {run}, warm-up", "training", "--config_file", warm, *paths, *options)
-        pretrained = ["--pretrained", folder / "warm_up.pt"]
-    configs = f"['bundle/configs/train.json','{overlay}']"
-    options = ["--output_dir", folder, *pretrained]
-    run_bundle(f"{name}, run {run}", "training", "--config_file", configs, *paths, *options)
+        warm = {"output_dir": folder / "warm_up", "epochs": warm_up_epochs}
+        run_bundle(f"{name}, run {number}, warm-up", "training", ["train", overlay, "warm_up"], **common, **warm)
+        pretrained = {"pretrained": folder / "warm_up.pt"}
+    run_bundle(f"{name}, run {number}", "training", ["train", overlay], **common, output_dir=folder, **pretrained)
     last = read_csv(folder / "training_curve.csv")[-1]
     return {"epochs": int(last["epoch"]), **{key: float(last[key]) for key in FIGURES}}
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(compare_recipes)
-    except (OSError, ValueError) as error:
-        sys.exit(f"compare_recipes: {error}")
+    run(compare_recipes)

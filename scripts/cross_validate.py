@@ -9,29 +9,30 @@ picture once, by the network that has not seen it) and `metrics.json` (figures o
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
 answered about their own test pictures. With --finish, a second training with the options named there starts from the
-weights of the first, which stay in `fold_0/start`. Other options go to training and evaluation as they are. Research
-software, not a medical device.
+weights of the first, which stay in `fold_0/start`. Other options go to training and evaluation as they are.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 from pathlib import Path
 
-import fire
 from calibrate import calibrate
-from command_line import as_arguments, run_bundle
+from command_line import CONFIGS, as_arguments, run, run_bundle
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.command import check_overrides  # noqa: E402
-from scripts.files import read_csv, write_csv, write_json  # noqa: E402
-from scripts.metrics import summarize  # noqa: E402
-
-CONFIGS = "bundle/configs"
+from scripts.command import check_overrides
+from scripts.files import NOTICE, read_csv, write_csv, write_json
+from scripts.metrics import summarize
 
 
-def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, finish=None, only=(), **options):
+def cross_validate(
+    dataset_dir: Path,
+    output_dir: Path,
+    warm_up_epochs: int = 0,
+    finish: dict | None = None,
+    only: tuple[int, ...] = (),
+    **options: str,
+) -> None:
     """Train and test fold by fold, then calibrate, test with the calibration, and join the tables.
 
     Args:
@@ -45,50 +46,41 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
     Raises:
         ValueError: a folder is missing, the options differ from those of the folder's earlier run, or a fold failed.
     """
-    if options.pop("help", None):
-        print(__doc__)
-        return
-    if extra or dataset_dir in ("", True) or output_dir in ("", True):
-        raise ValueError("give --dataset_dir, --output_dir and options of the bundle, each with a value")
-    dataset, output = Path(str(dataset_dir)).resolve(), Path(str(output_dir)).resolve()
+    dataset, output = dataset_dir.resolve(), output_dir.resolve()
     datalists = sorted(dataset.glob("datalist_fold_*.json"))
     if not datalists:
         raise ValueError(f"{dataset}: no datalist_fold_0.json; prepare the folder with --folds 5")
-    only = [only] if isinstance(only, int) else list(only) or list(range(len(datalists)))
+    only = list(only) or list(range(len(datalists)))
     if any(number not in range(len(datalists)) for number in only):
         raise ValueError(f"--only {only}: {dataset} has folds 0 to {len(datalists) - 1}")
     options_file = output / "options.json"
-    options = {name: str(value) for name, value in options.items()}
     warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
     warmed |= {"epochs": str(warm_up_epochs)}
-    given = as_arguments(options)
     # The last training's options are those of the evaluation too, of which it takes the image size.
-    last = as_arguments(options | (finish or {}))
-    check_overrides(["run", "--config_file", str(ROOT / CONFIGS / "train.json"), *last])
-    options |= {"warm_up_epochs": warm_up_epochs, "finish": finish}
-    if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != options:
+    last = options | (finish or {})
+    check_overrides(["run", "--config_file", str(CONFIGS / "train.json"), *as_arguments(last)])
+    kept = options | {"warm_up_epochs": warm_up_epochs, "finish": finish}
+    if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != kept:
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
-    write_json(options_file, options)
+    write_json(options_file, kept)
 
-    names = json.loads((ROOT / CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
+    names = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
     folders = [output / f"fold_{number}" for number in range(len(datalists))]
-    paths_of = [["--bundle_root", "bundle", "--dataset_dir", dataset, "--datalist", datalist] for datalist in datalists]
+    paths_of = [{"dataset_dir": dataset, "datalist": datalist} for datalist in datalists]
     for number in only:
         folder, paths = folders[number], paths_of[number]
         if not (folder / "uncalibrated" / "metrics.json").is_file():
-            train = ["training", "--config_file", f"{CONFIGS}/train.json", "--resume", "True", *paths]
-            start, pretrained = folder / "start" if finish else folder, []
+            start, pretrained = folder / "start" if finish else folder, {}
             if warm_up_epochs:
-                both = f"['{CONFIGS}/train.json','{CONFIGS}/warm_up.json']"
-                warm = ["training", "--config_file", both, "--output_dir", folder / "warm_up", "--resume", "True"]
-                run_bundle(f"fold {number}, warm-up", *warm, *as_arguments(warmed), *paths, "--ckpt_dir", folder)
-                pretrained = ["--pretrained", folder / "warm_up.pt"]
-            first = [*train, "--ckpt_dir", start, "--output_dir", start, *pretrained, *given]
-            run_bundle(f"fold {number}, training", *first)
+                where = {"ckpt_dir": folder, "output_dir": folder / "warm_up", "resume": True}
+                run_bundle(f"fold {number}, warm-up", "training", ["train", "warm_up"], **paths, **where, **warmed)
+                pretrained = {"pretrained": folder / "warm_up.pt"}
+            where = {"ckpt_dir": start, "output_dir": start, "resume": True, **pretrained}
+            run_bundle(f"fold {number}, training", "training", "train", **paths, **where, **options)
             if finish:
-                second = [*train, "--ckpt_dir", folder, "--output_dir", folder, "--pretrained", start / "model.pt"]
-                run_bundle(f"fold {number}, second training", *second, *last)
-            _test(number, "uncalibrated", folder, [*paths, *last])
+                where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "pretrained": start / "model.pt"}
+                run_bundle(f"fold {number}, second training", "training", "train", **paths, **where, **last)
+            _test(number, "uncalibrated", folder, **paths, **last)
     missing = [folder.name for folder in folders if not (folder / "uncalibrated" / "metrics.json").is_file()]
     if missing:
         print(f"finished but for {', '.join(missing)}; the tables are joined when those are done")
@@ -96,7 +88,7 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
     for number, folder in enumerate(folders):
         if not (folder / "testing" / "metrics.json").is_file():
             calibrate(ckpt_dir=folder, cross_validation=output, datalist=datalists[number])
-            _test(number, "testing", folder, [*paths_of[number], *last])
+            _test(number, "testing", folder, **paths_of[number], **last)
     rows, folds = [], []
     for number, folder in enumerate(folders):
         table = read_csv(folder / "testing" / "pictures.csv")
@@ -104,26 +96,21 @@ def cross_validate(dataset_dir="", output_dir="", *extra, warm_up_epochs=0, fini
         rows += [{"fold": number, **row} for row in found]
         folds.append(summarize(found, names))
     write_csv(output / "pictures.csv", rows, list(rows[0]))
-    notice = "research software, not a medical device"
-    write_json(output / "metrics.json", {"notice": notice, **summarize(rows, names), "folds": folds})
+    write_json(output / "metrics.json", {"notice": NOTICE, **summarize(rows, names), "folds": folds})
     print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
 
 
-def _number(text):
+def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
         return text
 
 
-def _test(number, title, folder, options):
-    both = f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']"
-    where = ["--ckpt_dir", folder, "--output_dir", folder / title]
-    run_bundle(f"fold {number}, {title}", "evaluating", "--config_file", both, *where, *options)
+def _test(number: int, title: str, folder: Path, **options: object) -> None:
+    where = {"ckpt_dir": folder, "output_dir": folder / title}
+    run_bundle(f"fold {number}, {title}", "evaluating", ["train", "evaluate"], **where, **options)
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(cross_validate)
-    except (OSError, ValueError) as error:
-        sys.exit(f"cross_validate: {error}")
+    run(cross_validate)

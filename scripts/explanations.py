@@ -1,13 +1,14 @@
 """Explanations of a prediction: Grad-CAM of the class, the mask's probabilities, how well a map meets the lesion."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
+from command_line import load_network
 from monai.visualize import GradCAM
-from style import ROOT
 from torch import nn
 
 # The deepest level of the encoder; its map met more lesions on validation than that of the level before.
@@ -17,11 +18,11 @@ LAYER = "down_4"
 class ClassScores(nn.Module):
     """The network with the class scores (B, K) as its only output, as MONAI's `GradCAM` expects."""
 
-    def __init__(self, network):
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Score pictures (B, 1, M, N)."""
         return self.network(x)["class_logits"]
 
@@ -31,30 +32,17 @@ class Explainer:
 
     Args:
         ckpt_dir: folder with `model.pt`.
-        options: ids of bundle/configs/inference.json with other values, such as `{"image_size": 128}`.
+        options: ids of bundle/configs/inference.json with other values, such as `image_size=128`.
 
     Raises:
         FileNotFoundError: there are no weights.
-        ValueError: an option is unknown, or the weights belong to another network.
+        ValueError: the weights belong to another network.
     """
 
-    def __init__(self, ckpt_dir, options):
-        parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json"))
-        unknown = [name for name in options if name not in parser]
-        if unknown:
-            raise ValueError(f"--options: {unknown[0]} is no id of bundle/configs/inference.json")
-        parser.update({"bundle_root": str(ROOT / "bundle"), "ckpt_dir": str(ckpt_dir), **options})
-        weights = Path(parser.get_parsed_content("weights"))
-        if not weights.is_file():
-            raise FileNotFoundError(f"{weights}: missing; name the folder of the weights with --ckpt_dir")
+    def __init__(self, ckpt_dir: Path, **options: object) -> None:
+        parser = load_network(ckpt_dir, **options)
         self.device = parser.get_parsed_content("device")
-        self.network = parser.get_parsed_content("network").eval()
-        try:
-            self.network.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
-        except RuntimeError:
-            raise ValueError(
-                f"{weights}: not of this network; give --options the features it was trained with"
-            ) from None
+        self.network = parser.get_parsed_content("network")
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.class_names = parser.get_parsed_content("class_names")
@@ -62,26 +50,26 @@ class Explainer:
         # would switch the network back to training after each map.
         self.cam = GradCAM(ClassScores(self.network).eval(), f"network.{LAYER}", postprocessing=lambda x: x)
 
-    def _load(self, path):
+    def _load(self, path: Path) -> tuple[torch.Tensor, tuple[int, int]]:
         picture = self.preprocessing({"image": str(path)})["image"]
         width, height = (int(side) for side in picture.meta["spatial_shape"])  # MONAI loads a PNG as (W, H)
         return picture.as_tensor()[None].to(self.device), (width, height)
 
-    def grad_cam(self, path, class_name):
+    def grad_cam(self, path: Path, class_name: str) -> np.ndarray:
         """Grad-CAM of a class (Selvaraju et al., ICCV 2017), float32 (height, width) of the picture, 0 or more."""
         picture, size = self._load(path)
         found = self.cam(picture, class_idx=self.class_names.index(class_name))[0, 0].detach().cpu().numpy()
         return cv2.resize(found.T, size)
 
     @torch.no_grad()
-    def lesion_probability(self, path):
+    def lesion_probability(self, path: Path) -> np.ndarray:
         """Probability of a lesion at each pixel, float32 (height, width) in [0, 1], as the inference thresholds it."""
         picture, size = self._load(path)
         found = self.inferer(picture, self.network)["pred"].softmax(1)[0, 1].cpu().numpy()
         return cv2.resize(found.T, size)
 
 
-def score(heat, mask):
+def score(heat: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """How well a map meets the lesion of a picture, beside chance.
 
     Args:

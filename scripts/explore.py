@@ -1,11 +1,13 @@
 """Show a prepared folder: classes, samples, sizes, lesions, grey values, copies of a scan, marks, what was left out.
 
-    python scripts/explore.py PREPARED --output DIR [--count 4] [--class benign] [--seed 0]
+    python scripts/explore.py --dataset_dir PREPARED --output_dir DIR [--count 4] [--class benign] [--seed 0]
 
 PREPARED is the output folder of scripts/prepare_busi.py. DIR gets `report.html`, one page that holds all its pictures
 and opens anywhere, and every chart as a PNG. --count random samples of each class are drawn by --seed; --class shows
-those of one class alone. Research software, not a medical device.
+those of one class alone.
 """
+
+from __future__ import annotations
 
 import json
 import sys
@@ -14,10 +16,9 @@ from html import escape
 from pathlib import Path
 
 import cv2
-import fire
 import numpy as np
 import style
-from command_line import asked_for_help
+from command_line import run
 from PIL import Image
 from style import CLASSES, COLOURS, TRUE_COLOUR
 from tqdm import tqdm
@@ -29,13 +30,14 @@ THUMB = 100  # height of a thumbnail in pixels
 PIE_AT_MOST = 6  # parts that get a pie each
 
 
-@fire.decorators.SetParseFn(str, "prepared", "output")  # as typed: Fire would turn `2024` into a number
-def explore(prepared="", output="", count=4, class_="", seed=0, *extra, **unknown):
+def explore(
+    dataset_dir: Path, output_dir: Path, count: int = 4, class_: str | None = None, seed: int = 0
+) -> dict[str, int]:
     """Write `report.html` and its charts.
 
     Args:
-        prepared: folder with `datalist.json`, `images` and `labels`.
-        output: folder to write to; made if missing.
+        dataset_dir: folder with `datalist.json`, `images` and `labels`.
+        output_dir: folder to write to; made if missing.
         count: random samples of each class.
         class_: the only class to show samples of, typed `--class`; all by default.
         seed: draws the samples.
@@ -44,27 +46,21 @@ def explore(prepared="", output="", count=4, class_="", seed=0, *extra, **unknow
         dict: number of pictures shown and of those left out because they cannot be read (each is named).
 
     Raises:
-        ValueError: an option is unknown or wrong.
+        ValueError: an option is wrong.
         FileNotFoundError: there is no datalist, or none of its pictures can be read.
     """
-    only = unknown.pop("class", class_)
-    if asked_for_help(explore, extra, unknown):
-        return None
-    for name, value in (("prepared", prepared), ("output", output)):
-        if value in ("", "True"):  # Fire gives True to an option without a value
-            raise ValueError(f"--{name} needs a folder")
-    if type(count) is not int or count < 1 or type(seed) is not int or seed < 0:
+    if count < 1 or seed < 0:
         raise ValueError("--count needs a whole number from 1 on, --seed one from 0 on")
-    if only not in ("", *CLASSES):
-        raise ValueError(f"--class {only}: pass one of {', '.join(CLASSES)}")
-    prepared, output = Path(prepared), Path(output)
+    if class_ not in (None, *CLASSES):
+        raise ValueError(f"--class {class_}: pass one of {', '.join(CLASSES)}")
+    prepared, output = dataset_dir, output_dir
     items, summary = read_lists(prepared)
     pictures, problems = read_pictures(prepared, items)
     output.mkdir(parents=True, exist_ok=True)
     sections = {}
     for title, section in SECTIONS.items():
         sections[title] = section(pictures, output)
-    sections["Samples"] = samples(pictures, prepared, output, [only] if only else CLASSES, count, seed)
+    sections["Samples"] = samples(pictures, prepared, output, [class_] if class_ else CLASSES, count, seed)
     sections["The same scan"] = same_scans(pictures, output)
     sections["Left out and repaired"] = left_out(summary, problems)
     name = summary.get("split", "")
@@ -408,7 +404,4 @@ SECTIONS = {
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(explore, serialize=lambda _: None)
-    except (OSError, ValueError) as error:
-        sys.exit(f"explore: {error}")
+    run(explore)

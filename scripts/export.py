@@ -4,36 +4,31 @@
 
 Out: `model.ts` and `model.onnx` through MONAI's exporters, `model_int8.onnx` quantised by ONNX Runtime on training
 pictures, and `exports.json`: size of each file and its largest difference from PyTorch on validation pictures. The
-batch size of the ONNX files is free. Research software, not a medical device.
+batch size of the ONNX files is free.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 import tempfile
 from pathlib import Path
 
-import fire
 import numpy as np
 import onnx
 import torch
-from command_line import asked_for_help
+from command_line import BUNDLE, CONFIGS, load_network, run
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+from scripts.files import NOTICE, sha256, write_json, write_whole
+from scripts.networks import OnnxNetwork
 
-from scripts.files import sha256  # noqa: E402
-from scripts.files import write_json, write_whole  # noqa: E402
-from scripts.networks import OnnxNetwork  # noqa: E402
-
-CONFIG = str(ROOT / "bundle/configs/inference.json")
-METADATA = str(ROOT / "bundle/configs/metadata.json")
+FILES = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
 NAMES = ["pred", "class_logits"]
 QUANTISATION_PICTURES = 100
 
 
-def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", *extra, **unknown):
+def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Path = Path("dist/exports")) -> dict:
     """Write the files and their comparison.
 
     Args:
@@ -45,21 +40,14 @@ def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", 
         dict: the content of `exports.json`.
 
     Raises:
-        ValueError: an option is unknown or missing.
         FileNotFoundError: the weights or the datalist are missing.
     """
-    if asked_for_help(export, extra, unknown):
-        return None
-    if dataset_dir in ("", True):
-        raise ValueError("--dataset_dir needs a folder made by scripts/prepare_busi.py")
-    dataset, weights, output = Path(str(dataset_dir)), Path(str(ckpt_dir)) / "model.pt", Path(str(output_dir))
-    for file, remedy in ((weights, "pass the --ckpt_dir of the weights"), (dataset / "datalist.json", "prepare first")):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: missing; {remedy}")
-    parser = ConfigParser()
-    parser.read_config(CONFIG)
+    dataset, weights, output = dataset_dir, ckpt_dir / "model.pt", output_dir
+    if not (dataset / "datalist.json").is_file():
+        raise FileNotFoundError(f"{dataset / 'datalist.json'}: missing; prepare the folder first")
+    parser = load_network(ckpt_dir, device="cpu")
     size = [1, 1, *[parser["image_size"]] * 2]
-    common = {"net_id": "network_def", "ckpt_file": str(weights), "meta_file": METADATA, "config_file": CONFIG}
+    common = {"net_id": "network_def", "ckpt_file": str(weights), **FILES}
     write_whole(output / "model.ts", lambda p: ckpt_export(filepath=p, **common))
     free = {name: {0: "batch"} for name in ("image", *NAMES)}
     kwargs = {"input_names": ["image"], "output_names": NAMES, "dynamic_axes": free}
@@ -71,10 +59,8 @@ def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", 
     few = evenly_spaced(training, QUANTISATION_PICTURES)
     write_whole(output / "model_int8.onnx", lambda p: _quantise(output / "model.onnx", p, few))
 
-    network = parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(weights, weights_only=True))
-    network.eval()
-    content = {"notice": "research software, not a medical device", "weights_sha256": sha256(weights)}
+    network = parser.get_parsed_content("network")
+    content = {"notice": NOTICE, "weights_sha256": sha256(weights)}
     content |= {"weights_bytes": weights.stat().st_size, "pictures": len(validation), "files": {}}
     for name in ("model.ts", "model.onnx", "model_int8.onnx"):
         file = output / name
@@ -90,13 +76,13 @@ def export(dataset_dir="", ckpt_dir="bundle/models", output_dir="dist/exports", 
     return content
 
 
-def evenly_spaced(items, count):
+def evenly_spaced(items: list, count: int) -> list:
     """Exactly `count` of the items, at equal distances but for rounding; all where they are fewer."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _pictures(parser, dataset, part):
+def _pictures(parser: ConfigParser, dataset: Path, part: str) -> list[torch.Tensor]:
     """Pictures of a part as the network takes them, float32 (1, 1, M, N)."""
     items = json.loads((dataset / "datalist.json").read_text(encoding="utf-8"))[part]
     prepare = parser.get_parsed_content("preprocessing")
@@ -104,14 +90,14 @@ def _pictures(parser, dataset, part):
     return [prepare({"image": file})["image"].as_tensor()[None] for file in tqdm(files, desc=part)]
 
 
-def _quantise(source, target, pictures):
+def _quantise(source: Path, target: str, pictures: list[torch.Tensor]) -> None:
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
+        def __init__(self) -> None:
             self.left = iter(pictures)
 
-        def get_next(self):
+        def get_next(self) -> dict | None:
             picture = next(self.left, None)
             return None if picture is None else {"image": picture.numpy()}
 
@@ -122,7 +108,7 @@ def _quantise(source, target, pictures):
 
 
 @torch.no_grad()
-def _compare(network, exported, pictures):
+def _compare(network: torch.nn.Module, exported: torch.nn.Module, pictures: list[torch.Tensor]) -> dict[str, float]:
     """Largest difference of any probability, and the share of mask pixels that differ."""
     largest, differing = {name: 0.0 for name in NAMES}, []
     for picture in tqdm(pictures, desc="comparison", leave=False):
@@ -139,7 +125,4 @@ def _compare(network, exported, pictures):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(export, serialize=lambda _: None)
-    except (OSError, ValueError) as error:
-        sys.exit(f"export: {error}")
+    run(export)

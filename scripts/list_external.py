@@ -7,26 +7,21 @@
 
 `classes.csv` has the columns `name` (picture without extension), `class` (normal, benign, malignant) and, where
 several pictures show the same patient, `case`. Images and masks (0 and 255, of the image's size) are PNGs of that
-name. Every picture goes to the testing part: nothing is to be trained or chosen on an external set. Research
-software, not a medical device.
+name. Every picture goes to the testing part: nothing is to be trained or chosen on an external set.
 """
 
+from __future__ import annotations
+
 import csv
-import json
-import sys
 from pathlib import Path
 
-import fire
-from command_line import asked_for_help
+from command_line import parse_bundle, run
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import write_json  # noqa: E402
+from scripts.files import write_json
 
 
-def list_external(dataset_dir="", output="", *extra, **unknown):
+def list_external(dataset_dir: Path, output: Path) -> dict[str, int]:
     """Check the files of the table and write the datalist.
 
     Args:
@@ -37,18 +32,13 @@ def list_external(dataset_dir="", output="", *extra, **unknown):
         dict: number of pictures listed and of those left out (each is named).
 
     Raises:
-        ValueError: an option is unknown or missing, or no picture can be used.
+        ValueError: no picture can be used.
         FileNotFoundError: there is no table.
     """
-    if asked_for_help(list_external, extra, unknown):
-        return None
-    for name, value in (("dataset_dir", dataset_dir), ("output", output)):
-        if value in ("", True):
-            raise ValueError(f"--{name} needs a value")
-    folder, table = Path(str(dataset_dir)), Path(str(dataset_dir)) / "classes.csv"
+    folder, table = dataset_dir, dataset_dir / "classes.csv"
     if not table.is_file():
         raise FileNotFoundError(f"{table}: missing; it lists the pictures with the columns name and class")
-    classes = json.loads((ROOT / "bundle/configs/train.json").read_text(encoding="utf-8"))["class_names"]
+    classes = parse_bundle("train")["class_names"]
     with open(table, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     items, left_out = [], 0
@@ -68,7 +58,7 @@ def list_external(dataset_dir="", output="", *extra, **unknown):
     return {"pictures": len(items), "left_out": left_out}
 
 
-def _problem(folder, item):
+def _problem(folder: Path, item: dict[str, str]) -> str:
     sizes = []
     for name in item.values():
         try:
@@ -81,7 +71,4 @@ def _problem(folder, item):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(list_external, serialize=lambda _: None)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"list_external: {error}")
+    run(list_external)

@@ -1,6 +1,6 @@
 """Make a small, seeded set of ultrasound-like breast phantoms in the folder layout of the BUSI data set.
 
-    python scripts/make_phantoms.py --output DIR [--count 90] [--seed 0] [--overwrite]
+    python scripts/make_phantoms.py --output_dir DIR [--count 90] [--seed 0] [--overwrite]
 
 The pictures are synthetic and show nobody. They stand in for BUSI in examples and tests: three class folders, files
 `benign (1).png`, `benign (1)_mask.png`, `benign (4)_mask_1.png`, and the oddities of real exports at fixed numbers:
@@ -20,14 +20,15 @@ Pictures and the (empty) masks of normals are 8-bit RGB, masks of lesions 1-bit.
 - layout, file modes and oddities: Al-Dhabyani et al. 2020, doi 10.1016/j.dib.2019.104863.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
-import sys
 from pathlib import Path
 
-import fire
 import numpy as np
-from command_line import asked_for_help
+from command_line import run
+from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
@@ -44,39 +45,32 @@ NO_MASK = {("benign", 2)}
 DOPPLER = {("benign", 3), ("malignant", 3)}
 
 
-@fire.decorators.SetParseFn(str, "output")  # as typed: Fire would turn `2024` or `1e3` into a number
-def make_phantoms(output="", count=90, seed=0, overwrite=False, *extra, **unknown):
-    """Write `count` phantoms and their masks below `output`, in the three folders benign, malignant and normal.
+def make_phantoms(output_dir: Path, count: int = 90, seed: int = 0, overwrite: bool = False) -> dict[str, int]:
+    """Write `count` phantoms and their masks below `output_dir`, in the three folders benign, malignant and normal.
 
     The folder appears when it is complete, or not at all. The same options give the same bytes, and a picture depends
     on its seed, class and number alone: a larger count adds pictures and changes none.
 
     Args:
-        output: folder to make; its parents are made too.
+        output_dir: folder to make; its parents are made too.
         count: number of pictures, 12 or more (56 % benign, 27 % malignant, 17 % normal); masks come on top.
         seed: whole number from 0 up.
-        overwrite: replace `output` if it exists. Only an empty folder or one that holds nothing but this command's
+        overwrite: replace `output_dir` if it exists. Only an empty folder or one that holds nothing but this command's
             own files is ever replaced.
 
     Returns:
         dict of int: number of pictures per class, and of `masks` (files).
 
     Raises:
-        ValueError: an option is unknown, missing or out of range. Nothing has been written.
-        FileExistsError: `output` exists and may not be replaced, or another run is building it.
+        ValueError: an option is out of range. Nothing has been written.
+        FileExistsError: `output_dir` exists and may not be replaced, or another run is building it.
         OSError: the folder cannot be written.
     """
-    if asked_for_help(make_phantoms, extra, unknown):
-        return None
-    if str(output) in ("", "True", "None"):  # Fire gives "True" for an --output without a value
-        raise ValueError("--output needs the name of the folder to make")
-    if type(count) is not int or count < MIN_COUNT:
-        raise ValueError(f"--count must be a whole number from {MIN_COUNT} up, not {count!r}")
-    if type(seed) is not int or seed < 0:
-        raise ValueError(f"--seed must be a whole number from 0 up, not {seed!r}")
-    if type(overwrite) is not bool:
-        raise ValueError(f"--overwrite is a switch and takes no value, not {overwrite!r}")
-    output = Path(os.path.abspath(str(output)))
+    if count < MIN_COUNT:
+        raise ValueError(f"--count must be a whole number from {MIN_COUNT} up, not {count}")
+    if seed < 0:
+        raise ValueError(f"--seed must be a whole number from 0 up, not {seed}")
+    output = Path(os.path.abspath(output_dir))
     if os.path.lexists(output):
         if not overwrite:
             raise FileExistsError(f"{output} exists; give --overwrite to replace it")
@@ -100,10 +94,11 @@ def make_phantoms(output="", count=90, seed=0, overwrite=False, *extra, **unknow
         _swap(partial / "new", output, partial / "old")
     finally:
         shutil.rmtree(partial)
+    print(", ".join(f"{number} {name}" for name, number in numbers.items()), f"images, {masks} masks: {output_dir}")
     return {**numbers, "masks": masks}
 
 
-def _is_ours(folder):
+def _is_ours(folder: Path) -> bool:
     """True if `folder` is a real folder with nothing in it but class folders of PNG files that bear our signature."""
     if folder.is_symlink() or not folder.is_dir():
         return False
@@ -121,7 +116,7 @@ def _is_ours(folder):
     return True
 
 
-def _swap(new, output, old):
+def _swap(new: Path, output: Path, old: Path) -> None:
     """Put `new` in the place of `output`; the former one goes to `old`, and comes back if the move fails."""
     if output.exists():
         output.rename(old)
@@ -133,7 +128,7 @@ def _swap(new, output, old):
         raise
 
 
-def _write_phantom(folder, label, number, seed):
+def _write_phantom(folder: Path, label: str, number: int, seed: int) -> int:
     """Draw and save one phantom and its masks; returns the number of mask files."""
     key = (label, number)
     rng = np.random.default_rng([seed, list(SHARES).index(label), number])
@@ -160,19 +155,19 @@ def _write_phantom(folder, label, number, seed):
     return max(1, len(masks))
 
 
-def _wave(size, rng):
+def _wave(size: int, rng: Generator) -> np.ndarray:
     """Smooth random curve: float [size], about -1 to 1."""
     x = np.linspace(0, 1, size)
     return sum(rng.normal(0, 0.4) * np.cos(2 * np.pi * (f * x + rng.random())) for f in (0.4, 0.9, 1.7))
 
 
-def _noise(shape, sigma, rng):
+def _noise(shape: tuple[int, int], sigma: tuple[float, float], rng: Generator) -> np.ndarray:
     """Gaussian random field of unit variance with the correlation lengths `sigma` (pixels down, across)."""
     field = gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return field / field.std()
 
 
-def _tissue(height, width, rng):
+def _tissue(height: int, width: int, rng: Generator) -> np.ndarray:
     """Echo level of tissue without a lesion, skin to chest wall: float [height, width] in dB (0 = white)."""
     y = np.arange(height)[:, None] / height
     bend = 0.04 * _wave(width, rng)
@@ -204,7 +199,7 @@ def _tissue(height, width, rng):
     return echo - 5 * contact * np.minimum(y * 4, 1) + rng.uniform(-3, 3)
 
 
-def _outline(label, a, b, tilt, rng):
+def _outline(label: str, a: float, b: float, tilt: float, rng: Generator) -> np.ndarray:
     """Closed outline about (0, 0): float [180, 2] as x, y in pixels, half axes `a`, `b` pixels, `tilt` in radians."""
     t = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     harmonics, rough = (range(2, 5), 0.035) if label == "benign" else (range(2, 15), rng.uniform(0.035, 0.065))
@@ -216,7 +211,7 @@ def _outline(label, a, b, tilt, rng):
     return np.stack([x * np.cos(tilt) - y * np.sin(tilt), x * np.sin(tilt) + y * np.cos(tilt)], axis=1)
 
 
-def _add_lesion(echo, label, slot, witness, rng):
+def _add_lesion(echo: np.ndarray, label: str, slot: tuple[int, int], witness: bool, rng: Generator) -> np.ndarray:
     """Draw one lesion into `echo` (float [height, width] in dB, changed in place); returns its mask, bool of its shape.
 
     `slot` is (index, number of lesions): the lesions of a picture stand side by side. The `witness` of orientation is
@@ -256,7 +251,7 @@ def _add_lesion(echo, label, slot, witness, rng):
     return mask
 
 
-def _speckle(echo, rng, looks=3):
+def _speckle(echo: np.ndarray, rng: Generator, looks: int = 3) -> np.ndarray:
     """Fully developed speckle: mean of `looks` envelopes, float [height, width], each of mean square 10**(echo / 10).
 
     For one look, a scatterer of random amplitude and phase in each pixel is blurred by a Gaussian pulse, wider across
@@ -269,13 +264,13 @@ def _speckle(echo, rng, looks=3):
     return np.hypot(field[:, 0], field[:, 1]).mean(axis=0) / np.sqrt(2 * energy)
 
 
-def _grey(envelope):
+def _grey(envelope: np.ndarray) -> np.ndarray:
     """Log compression: uint8, 0 at -60 dB and below, 255 at 0 dB and above."""
     level = 20 * np.log10(np.maximum(envelope, 1e-6))
     return np.clip(255 * (1 + level / RANGE_DB), 0, 255).astype(np.uint8)
 
 
-def _colour_flow(picture, region, rng):
+def _colour_flow(picture: Image.Image, region: np.ndarray, rng: Generator) -> None:
     """Draw a Doppler box with vessels around the lesion (`region`, bool [height, width]) into the RGB picture."""
     rows, columns = np.nonzero(region)
     box = (max(columns.min() - 25, 2), max(rows.min() - 20, 8))
@@ -290,7 +285,7 @@ def _colour_flow(picture, region, rng):
     ImageDraw.Draw(picture).rectangle([int(v) for v in box], outline=(110, 110, 60))
 
 
-def _marks(picture, region, number, doppler, rng):
+def _marks(picture: Image.Image, region: np.ndarray, number: int, doppler: bool, rng: Generator) -> None:
     """Burn callipers, text and pictogram into the RGB picture, by its number; `region` is the first lesion (bool)."""
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     colour = (255, 255, 0) if doppler else (235, 235, 235)
@@ -316,13 +311,5 @@ def _marks(picture, region, number, doppler, rng):
         draw.line((x - 4, y, x + 4, y), fill=colour, width=2)  # the probe
 
 
-def main():
-    """Run the command; an expected error is one line on stderr and exit status 1."""
-    try:
-        fire.Fire(make_phantoms, name="make_phantoms")
-    except (ValueError, OSError) as error:
-        sys.exit(f"make_phantoms: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run(make_phantoms)

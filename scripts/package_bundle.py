@@ -1,26 +1,21 @@
 """Pack the bundle as the MONAI Model Zoo names it, with a checksum beside it; the same files give the same bytes.
 
-    python scripts/package_bundle.py [--output dist]
+    python scripts/package_bundle.py [--output_dir dist]
 
 Out: `breast_ultrasound_segmentation_classification_v<version>.zip` and the same name with `.sha256`, which
 `sha256sum --check` reads. In it: licence, configs, documents, Python code, weights and their calibration; no caches,
 runs or data. The model card stands at the top too, as README.md with the head that a Hugging Face page needs.
-Research software, not a medical device.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
-import sys
 import zipfile
 from pathlib import Path
 
-import fire
-from command_line import asked_for_help
+from command_line import BUNDLE, run
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import write_whole  # noqa: E402
+from scripts.files import sha256, write_whole
 
 NAME = "breast_ultrasound_segmentation_classification"
 CONTENT = (
@@ -48,34 +43,30 @@ tags:
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
 
 
-def package_bundle(output="dist", *extra, **unknown):
+def package_bundle(output_dir: Path = Path("dist")) -> None:
     """Write the zip and its checksum.
 
     Args:
-        output: folder to write to.
+        output_dir: folder to write to.
 
     Raises:
         FileNotFoundError: the bundle lacks one of its files.
     """
-    if asked_for_help(package_bundle, extra, unknown):
-        return
-    bundle = ROOT / "bundle"
-    files = {"README.md": HEAD.encode() + (bundle / "docs/README.md").read_bytes()}
+    files = {"README.md": HEAD.encode() + (BUNDLE / "docs/README.md").read_bytes()}
     for pattern in CONTENT:
-        found = sorted(bundle.glob(pattern))
+        found = sorted(BUNDLE.glob(pattern))
         if not found:
-            raise FileNotFoundError(f"{bundle / pattern}: missing; the package needs it")
-        files |= {file.relative_to(bundle).as_posix(): file.read_bytes() for file in found}
-    version = json.loads((bundle / "configs/metadata.json").read_text(encoding="utf-8"))["version"]
-    target = Path(str(output)) / f"{NAME}_v{version}.zip"
+            raise FileNotFoundError(f"{BUNDLE / pattern}: missing; the package needs it")
+        files |= {file.relative_to(BUNDLE).as_posix(): file.read_bytes() for file in found}
+    version = json.loads((BUNDLE / "configs/metadata.json").read_text(encoding="utf-8"))["version"]
+    target = output_dir / f"{NAME}_v{version}.zip"
     write_whole(target, lambda path: _zip(path, files))
-    digest = hashlib.sha256(target.read_bytes()).hexdigest()
     checksum = target.with_suffix(".zip.sha256")
-    write_whole(checksum, lambda path: Path(path).write_text(f"{digest}  {target.name}\n", encoding="utf-8"))
+    write_whole(checksum, lambda path: Path(path).write_text(f"{sha256(target)}  {target.name}\n", encoding="utf-8"))
     print(f"{len(files)} files, {target.stat().st_size / 1e6:.1f} MB: {target}")
 
 
-def _zip(path, files):
+def _zip(path: str, files: dict[str, bytes]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in sorted(files.items()):
             entry = zipfile.ZipInfo(f"{NAME}/{name}", LONG_AGO)
@@ -86,7 +77,4 @@ def _zip(path, files):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(package_bundle)
-    except (OSError, ValueError) as error:
-        sys.exit(f"package_bundle: {error}")
+    run(package_bundle)

@@ -6,26 +6,26 @@ In:  a folder with the class folders `normal`, `benign`, `malignant`; in each, p
 Out: `images/` (8-bit grey PNG, size unchanged), `labels/` (0/255 PNG, the union of a picture's masks), `datalist.json`
      (MONAI's decathlon form; with `--folds` also `datalist_fold_0.json`, ...), `summary.json` and `summary.txt`.
 
-    python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output data/busi
+    python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output_dir data/busi
 
-Research software, not a medical device.
 """
 
+from __future__ import annotations
+
 import csv
-import inspect
 import json
 import os
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import fire
 import numpy as np
+from command_line import run
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
@@ -93,15 +93,20 @@ class Picture:
         return item if self.burned_in_marks is None else {**item, "burned_in_marks": self.burned_in_marks}
 
 
-@fire.decorators.SetParseFn(str, "source", "output")  # as typed: Fire would turn `2024` or `1e3` into a number
 def prepare_busi(
-    source="", output="", *extra, split="clean", folds=0, seed=0, strict=False, **unknown
+    source: Path,
+    output_dir: Path,
+    split: Literal["clean", "grouped", "random"] = "clean",
+    folds: int = 0,
+    seed: int = 0,
+    strict: bool = False,
 ) -> dict[str, int]:
     """Convert a BUSI folder into images, labels, `datalist.json` and a summary.
 
     Args:
         source: folder that holds normal, benign and malignant; never changed.
-        output: folder to make; appears whole or not at all, and replaces nothing. Same input and options, same bytes.
+        output_dir: folder to make; appears whole or not at all, and replaces nothing. Same input and options, same
+            bytes.
         split: clean (default), grouped or random. clean leaves out scans that stand in several classes, axilla and
             needle pictures; grouped only the former; random splits picture by picture, as the original notebook did.
         folds: 0 for training, validation and testing (70/15/15 %), or the number of folds, 2 or more.
@@ -115,13 +120,13 @@ def prepare_busi(
         ValueError: an option is wrong, or the source or its files cannot be used; the message names option or file.
         OSError: the source cannot be read, or the output not be written.
     """
-    check_options(split, folds, seed, strict, [*(f"--{name}" for name in unknown), *map(str, extra)])
-    if {"", "True"} & {str(source), str(output)}:  # Fire gives True to an option without a value
-        raise ValueError("--source and --output: each needs a folder")
-    source, output = Path(source).expanduser(), Path(output).expanduser()
-    check_places(source, output)
+    if folds < 0 or folds == 1:
+        raise ValueError(f"--folds {folds}: pass 0 for one split in three, or 2 or more")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed}: pass a whole number from 0 to {2**32 - 1}")
+    check_places(source, output_dir)
     pictures, refused = scan(source)
-    with building(output.resolve()) as folder:
+    with building(output_dir.resolve()) as folder:
         pictures = convert(pictures, source, folder, refused)
         if strict and refused:
             raise ValueError("\n".join([f"--strict: {len(refused)} files refused, nothing was written", *refused]))
@@ -141,33 +146,18 @@ def prepare_busi(
     return {**counts, "left_out": len(summary["left_out"]), "refused": len(refused)}
 
 
-def check_options(split, folds, seed, strict, unknown: list[str]) -> None:
-    """Raise ValueError at a misspelt option or a value of the wrong kind; Fire passes whatever it parsed."""
-    if unknown:
-        names = [f"--{name}" for name in inspect.signature(prepare_busi).parameters if name not in ("extra", "unknown")]
-        raise ValueError(f"{unknown[0]}: no such option; the options are {', '.join(names)}")
-    if split not in list(SPLITS):
-        raise ValueError(f"--split {split}: pass one of {', '.join(SPLITS)}")
-    if type(folds) is not int or folds < 0 or folds == 1:
-        raise ValueError(f"--folds {folds}: pass 0 for training, validation and testing, or a whole number from 2 on")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"--seed {seed}: pass a whole number from 0 to {2**32 - 1}")
-    if type(strict) is not bool:
-        raise ValueError(f"--strict {strict}: a switch without a value; write --strict last or --strict=True")
-
-
 def check_places(source: Path, output: Path) -> None:
     """Raise OSError or ValueError when the source is no folder or the output is not free."""
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder; pass {LAYOUT} as --source")
     inner, outer = source.resolve(), output.resolve()
     if inner == outer or inner in outer.parents or outer in inner.parents:
-        raise ValueError(f"{output}: lies inside the source {source} or holds it; choose another --output")
+        raise ValueError(f"{output}: lies inside the source {source} or holds it; choose another --output_dir")
     if os.path.lexists(output) and not output.is_dir():
-        raise FileExistsError(f"{output}: not a folder; choose another --output")
+        raise FileExistsError(f"{output}: not a folder; choose another --output_dir")
     if output.is_dir() and any(output.iterdir()):
         state = "exists" if (output / "datalist.json").is_file() else "half-written, or made by something else"
-        raise FileExistsError(f"{output}: {state}; remove it or choose another --output")
+        raise FileExistsError(f"{output}: {state}; remove it or choose another --output_dir")
 
 
 @contextmanager
@@ -179,7 +169,7 @@ def building(output: Path) -> Iterator[Path]:
         partial.mkdir()
     except OSError as error:
         killed = "another run is writing it, or a killed one left it and you may remove it"
-        remedy = killed if partial.is_dir() else "choose another --output"
+        remedy = killed if partial.is_dir() else "choose another --output_dir"
         raise OSError(f"{partial}: {error.strerror}; {remedy}") from None
     try:
         for name in ("images", "labels"):
@@ -563,16 +553,5 @@ def write_files(folder: Path, datalists: dict[str, dict[str, list[Picture]]], su
     (folder / "summary.txt").write_text(as_text(summary) + "\n", encoding="utf-8", newline="\n")
 
 
-def main() -> None:
-    """Run the command; an expected error is a line on stderr and exit status 1."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files that the terminal's encoding lacks
-    wanted = ["--", "--help"] if {"-h", "--help"} & set(sys.argv) else None  # Fire takes --help for an unknown option
-    try:
-        # The summary is printed already; the returned counts are for callers in Python.
-        fire.Fire(prepare_busi, wanted, name="prepare_busi", serialize=lambda counts: None)
-    except (ValueError, OSError) as error:
-        sys.exit(f"prepare_busi: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    run(prepare_busi)

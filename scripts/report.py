@@ -2,22 +2,22 @@
 
     python scripts/report.py --evaluations "{'cross_validation': 'runs/cross_validation', 'testing':
         'runs/testing'}"
-        --datalists "['runs/busi/datalist.json']" --output results/evidence
+        --datalists "['runs/busi/datalist.json']" --output_dir results/evidence
 
 EVALUATIONS names output folders of the bundle's evaluation or of scripts/cross_validate.py; a folder of
 scripts/stress_test.py is named `stress`. DATALISTS say which pictures belong to one group (scan or patient). Out:
 `report.json` with every figure and a chart of each kind as PNG for each evaluation. Intervals are 95 %, from 2,000
-bootstrap draws over groups. Research software, not a medical device.
+bootstrap draws over groups.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 from pathlib import Path
 
-import fire
 import numpy as np
 import style
-from command_line import asked_for_help
+from command_line import run
 from scipy.stats import rankdata
 from style import CLASSES, COLOURS, LINE_COLOURS, NOTICE
 from tqdm import tqdm
@@ -30,26 +30,22 @@ DRAWS = 2000
 WORST = 10
 
 
-def report(evaluations=None, datalists=(), output="", draws=DRAWS, *extra, **unknown):
+def report(evaluations: dict, output_dir: Path, datalists: tuple[Path, ...] = (), draws: int = DRAWS) -> dict:
     """Write `report.json` and the charts.
 
     Args:
         evaluations: folder of each evaluation by name.
+        output_dir: folder to write to.
         datalists: JSON files whose items hold the pictures' groups and burned-in marks.
-        output: folder to write to.
         draws: number of bootstrap draws.
 
     Returns:
         dict: the content of `report.json`.
 
     Raises:
-        ValueError: an option is unknown or missing, or a picture stands in no datalist.
+        ValueError: a picture stands in no datalist.
         FileNotFoundError: an evaluation has no tables.
     """
-    if asked_for_help(report, extra, unknown):
-        return None
-    if not isinstance(evaluations, dict) or not isinstance(datalists, (list, tuple)) or output in ("", True):
-        raise ValueError("give --evaluations \"{'testing': 'DIR'}\", --datalists \"['FILE']\" and --output DIR")
     facts = _facts(datalists)
     content = {"notice": NOTICE, "bootstrap_draws": draws}
     for name, folder in evaluations.items():
@@ -60,9 +56,9 @@ def report(evaluations=None, datalists=(), output="", draws=DRAWS, *extra, **unk
         pictures = Pictures(_rows(folder), facts)
         content[name] = {"source": _source(folder), **evidence(pictures, draws)}
         for chart in (reliability_diagram, roc_curves, confusion_chart, dice_distribution, risk_coverage_curve):
-            _save(chart, pictures, Path(output) / f"{name}_{chart.__name__}.png")
-    write_json(Path(output) / "report.json", content)
-    print(f"{', '.join(evaluations)}: {Path(output) / 'report.json'}")
+            _save(chart, pictures, output_dir / f"{name}_{chart.__name__}.png")
+    write_json(output_dir / "report.json", content)
+    print(f"{', '.join(evaluations)}: {output_dir / 'report.json'}")
     return content
 
 
@@ -341,7 +337,4 @@ def risk_coverage_curve(axes, p):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(report, serialize=lambda _: None)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"report: {error}")
+    run(report)

@@ -1,29 +1,30 @@
 """Show predictions: the outlines on each picture, and a page to sort, filter and look at the failures.
 
-    python scripts/show_predictions.py PREDICTIONS --images DIR --output DIR [--labels DIR] [--datalist FILE]
-        [--grad_cam True] [--probability_map True] [--ckpt_dir DIR] [--options "{'image_size': 128}"]
+    python scripts/show_predictions.py --predictions DIR --images DIR --output_dir DIR [--labels DIR] [--datalist FILE]
+        [--grad_cam True] [--probability_map True] [--ckpt_dir DIR] [--image_size 128 ...]
 
-PREDICTIONS is the output folder of the bundle's inference, or of its evaluation with --save_masks True. OUTPUT gets
+PREDICTIONS is the output folder of the bundle's inference, or of its evaluation with --save_masks True. OUTPUT_DIR gets
 a PNG for each picture and `index.html`, which shows them; copy the folder as a whole. With --labels (true masks) and,
 for inference, --datalist (true classes) the page lists the worst masks, every missed malignant picture and false masks.
 
 --grad_cam shows where the class comes from, scored against the true masks in `grad_cam.json`; --probability_map the
-mask's probabilities. Both run the network of --ckpt_dir; OPTIONS are those of the bundle that belong to the weights.
-Research software, not a medical device.
+mask's probabilities. Both run the network of --ckpt_dir; options of the bundle that belong to the weights are given
+as for its inference.
 """
+
+from __future__ import annotations
 
 import csv
 import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
-import fire
 import numpy as np
 import torch
-from command_line import asked_for_help
+from command_line import BUNDLE, run
 from explanations import LAYER, Explainer, score
+from fire.parser import DefaultParseValue
 from PIL import Image
 from predictions_page import predictions_page, said
 from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
@@ -37,26 +38,23 @@ FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right,
 STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones
 
 
-@fire.decorators.SetParseFn(str, "predictions", "images", "output", "labels", "datalist", "ckpt_dir")
 def show_predictions(
-    predictions="",
-    images="",
-    output="",
-    labels="",
-    datalist="",
-    grad_cam=False,
-    probability_map=False,
-    ckpt_dir="bundle/models",
-    options=None,
-    *extra,
-    **unknown,
-):
+    predictions: Path,
+    images: Path,
+    output_dir: Path,
+    labels: Path | None = None,
+    datalist: Path | None = None,
+    grad_cam: bool = False,
+    probability_map: bool = False,
+    ckpt_dir: Path = BUNDLE / "models",
+    **options: str,
+) -> dict[str, int]:
     """Write one PNG a picture, the predicted outline in its class's colour, the true one in white, and `index.html`.
 
     Args:
         predictions: folder with masks and `predictions.csv` (inference) or `pictures.csv` (evaluation).
         images: folder of the pictures.
-        output: folder for the drawings; made if missing.
+        output_dir: folder for the drawings; made if missing.
         labels: folder of true masks (0 and 255) named like the pictures; none by default.
         datalist: datalist of a prepared folder, for the true classes; an evaluation knows them.
         grad_cam: whether to draw and score Grad-CAM of the predicted class.
@@ -68,25 +66,17 @@ def show_predictions(
         dict: number of pictures drawn and of those that could not be drawn (each is named).
 
     Raises:
-        ValueError: an option is unknown, missing or wrong.
+        ValueError: an option is wrong.
         FileNotFoundError: there is no table of predictions, or a file that an option names.
     """
-    if asked_for_help(show_predictions, extra, unknown):
-        return None
-    for name, value in (("predictions", predictions), ("images", images), ("output", output)):
-        if value in ("", "True"):  # Fire gives True to an option without a value
-            raise ValueError(f"--{name} needs a folder")
-    for name, value in (("grad_cam", grad_cam), ("probability_map", probability_map)):
-        if type(value) is not bool:
-            raise ValueError(f"--{name} {value}: pass True or False")
-    predictions, images, output = Path(predictions), Path(images), Path(output)
-    labels = Path(labels) if labels else None
+    output = output_dir
     if output.resolve() in [folder.resolve() for folder in (predictions, images, labels) if folder]:
-        raise ValueError(f"--output {output}: the drawings would replace what lies there; choose another folder")
+        raise ValueError(f"--output_dir {output}: the drawings would replace what lies there; choose another folder")
     if labels and not labels.is_dir():
         raise FileNotFoundError(f"{labels}: no such folder; give --labels the folder of the true masks")
-    rows = read_rows(predictions, Path(ckpt_dir), Path(datalist) if datalist else None)
-    explainer = Explainer(ckpt_dir, options or {}) if grad_cam or probability_map else None
+    rows = read_rows(predictions, ckpt_dir, datalist)
+    parsed = {name: DefaultParseValue(value) for name, value in options.items()}
+    explainer = Explainer(ckpt_dir, **parsed) if grad_cam or probability_map else None
 
     stems = output_stems(images) if images.is_dir() else {}
     output.mkdir(parents=True, exist_ok=True)
@@ -272,7 +262,4 @@ def _write_map(path, picture, heat, top, text, true):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(show_predictions)
-    except (OSError, ValueError) as error:
-        sys.exit(f"show_predictions: {error}")
+    run(show_predictions)

@@ -1,28 +1,27 @@
 """One look for all charts, drawings and pages: the colours of the classes, the notice, and a page in one file."""
 
+from __future__ import annotations
+
 import base64
 import json
-import sys
 from html import escape
 from pathlib import Path
 
-import matplotlib
+import numpy as np
+from command_line import CONFIGS
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from scripts.files import NOTICE, write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import write_whole  # noqa: E402
-
-CLASSES = json.loads((ROOT / "bundle/configs/train.json").read_text(encoding="utf-8"))["class_names"]
+CLASSES = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
 # Okabe and Ito's colours, told apart by colour-blind readers too
 COLOURS = dict(zip(CLASSES, ("#009E73", "#0072B2", "#D55E00")))
 OTHER_COLOUR = "#C8C8C8"
 TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on pictures
 LINE_COLOURS = ("#333333", "#CC79A7", "#E69F00", "#56B4E9")  # of what is no class; from the same authors
-NOTICE = "research software, not a medical device"
+pyplot.switch_backend("Agg")
 pyplot.rcParams |= {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,12 +36,14 @@ pyplot.rcParams |= {
 }
 
 
-def chart(rows=1, columns=1, size=(5, 4.2), **options):
+def chart(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 4.2), **options: object
+) -> tuple[Figure, Axes | np.ndarray]:
     """A figure and its axes in the style of the project, as `pyplot.subplots` gives them; size in inches."""
     return pyplot.subplots(rows, columns, figsize=size, dpi=110, **options)
 
 
-def save_chart(figure, path):
+def save_chart(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, with the notice in its footer; the figure is closed."""
     figure.get_layout_engine().set(rect=(0, 0.12 / figure.get_figheight(), 1, 1 - 0.12 / figure.get_figheight()))
     figure.text(0.99, 0.005, NOTICE, ha="right", va="bottom", fontsize=6, color="#555555")
@@ -50,17 +51,17 @@ def save_chart(figure, path):
     pyplot.close(figure)
 
 
-def bgr(colour):
+def bgr(colour: str) -> tuple[int, ...]:
     """A colour `#rrggbb` as OpenCV takes it."""
     return tuple(int(colour[i : i + 2], 16) for i in (5, 3, 1))
 
 
-def embedded(path):
+def embedded(path: Path) -> str:
     """A PNG file as the source of an `img`, so that the page needs no other file."""
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def class_mark(name):
+def class_mark(name: str) -> str:
     """A class's name behind a dot of its colour, as HTML."""
     return f'<span class="mark" style="--c:{COLOURS.get(name, OTHER_COLOUR)}">{escape(name)}</span>'
 
@@ -93,7 +94,7 @@ footer { margin-top: 3rem; padding-top: .6rem; border-top: 1px solid #ddd; font-
 """
 
 
-def page(title, lead, sections, css="", script=""):
+def page(title: str, lead: str, sections: dict[str, str], css: str = "", script: str = "") -> str:
     """A whole HTML page with a table of contents and the notice; it loads nothing from the network.
 
     Args:
@@ -120,6 +121,6 @@ def page(title, lead, sections, css="", script=""):
     )
 
 
-def write_page(path, html):
+def write_page(path: Path, html: str) -> None:
     """Write a page, whole or not at all."""
     write_whole(path, lambda p: Path(p).write_text(html, encoding="utf-8", newline="\n"))

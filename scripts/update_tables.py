@@ -3,21 +3,18 @@
     python scripts/update_tables.py
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything between the two is replaced. A test runs
-the same code and fails where a text differs from its file. Research software, not a medical device.
+the same code and fails where a text differs from its file.
 """
+
+from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
-import fire
-from command_line import asked_for_help
+from command_line import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
-
-from scripts.files import read_csv, write_whole  # noqa: E402
+from scripts.files import read_csv, write_whole
 
 TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
 METADATA = "bundle/configs/metadata.json"
@@ -323,14 +320,12 @@ def with_tables(text):
     return MARKED.sub(replace, text)
 
 
-def update_tables(*extra, **unknown):
+def update_tables() -> None:
     """Write the tables of all texts and the figures of the metadata.
 
     Raises:
         FileNotFoundError: a file of results/ is missing.
     """
-    if asked_for_help(update_tables, extra, unknown):
-        return
     for name in TEXTS:
         text = with_tables((ROOT / name).read_text(encoding="utf-8"))
         write_whole(ROOT / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
@@ -340,7 +335,4 @@ def update_tables(*extra, **unknown):
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(update_tables)
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"update_tables: {error}")
+    run(update_tables)

@@ -32,8 +32,8 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     phantoms, output = str(folder / "phantoms"), str(folder / "prepared")
     for command in (
-        ["scripts/make_phantoms.py", "--output", phantoms, "--count", "24", "--seed", "0"],
-        ["scripts/prepare_busi.py", "--source", phantoms, "--output", output],
+        ["scripts/make_phantoms.py", "--output_dir", phantoms, "--count", "24", "--seed", "0"],
+        ["scripts/prepare_busi.py", "--source", phantoms, "--output_dir", output],
     ):
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

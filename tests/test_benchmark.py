@@ -142,19 +142,6 @@ def test_int8_is_quantised_on_a_fixed_number_of_pictures():
     assert evenly_spaced(range(7), 100) == list(range(7))
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--dataset", "x"], "unknown option --dataset; valid options: --dataset_dir"),
-        (["--dataset_dir", "nowhere"], "datalist.json does not exist; give --dataset_dir a folder of scripts/prepare"),
-    ],
-)
-def test_wrong_options_end_with_one_line(options, message):
-    done = run(*options)
-    assert done.returncode != 0
-    assert message in done.stderr and done.stderr.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_a_folder_of_any_size_is_predicted_in_the_same_memory(prepared, tmp_path):
     (tmp_path / "models").mkdir()

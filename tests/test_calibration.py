@@ -189,24 +189,3 @@ def test_of_a_cross_validation_only_pictures_outside_the_testing_part_are_taken(
 def test_an_evaluation_that_is_missing_is_named(evaluated):
     done = run("--evaluation", "nowhere", "--ckpt_dir", evaluated)
     assert done.returncode != 0 and "nowhere/metrics.json: missing; evaluate with --part validation" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ([], "--ckpt_dir is missing"),
-        (["--ckpt_dir", "x"], "--evaluation is missing"),
-        (["--ckpt_dir", "x", "--cross_validation", "y"], "--datalist is missing"),
-        (
-            ["--evaluation", "x", "--ckpt_dir", "nowhere"],
-            "nowhere/model.pt: missing; pass the --ckpt_dir of the training",
-        ),
-        (
-            ["--folder", "x"],
-            "unknown option --folder; valid options: --evaluation, --ckpt_dir, --cross_validation, --datalist",
-        ),
-    ],
-)
-def test_wrong_options_end_with_one_line(options, message):
-    done = run(*options)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1

@@ -773,7 +773,7 @@ def test_monai_label_trains_without_classes(pretrained, label_bundle):
 @pytest.mark.skipif(not REAL.is_dir(), reason="BUSI does not lie in ../shared/data")
 def test_the_whole_way_on_the_real_set(tmp_path):
     prepared = tmp_path / "busi"
-    convert = [sys.executable, "scripts/prepare_busi.py", "--source", REAL, "--output", prepared]
+    convert = [sys.executable, "scripts/prepare_busi.py", "--source", REAL, "--output_dir", prepared]
     done = subprocess.run(convert, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lists = read_json(prepared / "datalist.json")

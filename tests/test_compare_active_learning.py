@@ -54,19 +54,6 @@ def test_labels_are_revealed_in_two_orders(prepared, tmp_path):
     assert (output / "active_learning.csv").read_bytes() == table
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ([], "--dataset_dir needs a value"),
-        (["--dataset_dir", "nowhere", "--output_dir", "x"], "datalist.json: missing; prepare the folder first"),
-        (["--count", "3"], "unknown option --count; valid options: --dataset_dir"),
-    ],
-)
-def test_wrong_options_end_with_one_line(options, message):
-    done = run(*options)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
-
-
 def test_more_labels_than_pictures_are_refused(tiny_prepared, tmp_path):
     done = run("--dataset_dir", tiny_prepared, "--output_dir", tmp_path / "x", "--counts", "4,400")
     assert done.returncode != 0 and "use rising numbers up to 6, the training part" in done.stderr

@@ -57,16 +57,3 @@ def test_recipes_are_trained_on_thirds_without_the_testing_part(dataset, tmp_pat
     assert again.returncode == 0 and "Iter: " not in again.stdout + again.stderr  # finished runs are not repeated
     unknown = run(*options, "--only", "other")
     assert unknown.returncode != 0 and "no recipe other; it has base, batch, warm" in unknown.stderr
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ([], "--recipes needs a value"),
-        (["--recipes", "x", "--dataset_dir", "nowhere", "--output_dir", "x"], "datalist.json: missing; prepare"),
-        (["--recipe", "x"], "unknown option --recipe; valid options"),
-    ],
-)
-def test_wrong_options_end_with_one_line(options, message):
-    done = run(*options)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1

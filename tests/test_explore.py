@@ -1,17 +1,15 @@
-"""explore.py and plot_training.py draw what is in the files, and leave pages and charts that need nothing else."""
+"""explore draws what is in the files, and leaves a page and charts that need nothing else."""
 
-import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import explore
 import numpy as np
-import plot_training
 import pytest
-import style
 from conftest import CLASS_NAMES, ROOT
 from PIL import Image
 
@@ -28,7 +26,7 @@ def run(script, *options):
 def made(prepared, tmp_path_factory):
     """The report on the phantoms, as a user makes it."""
     output = tmp_path_factory.mktemp("explore") / "re port"
-    done = run("explore", prepared, "--output", output, "--count", 2)
+    done = run("explore", "--dataset_dir", prepared, "--output_dir", output, "--count", 2)
     assert done.returncode == 0, done.stderr
     return output
 
@@ -96,7 +94,14 @@ def test_scans_that_cross_parts_or_classes_come_first_and_marks_are_counted(tiny
 
 def test_samples_follow_seed_count_and_class(tiny_prepared, tmp_path):
     def drawn(name, **options):
-        done = run("explore", tiny_prepared, "--output", tmp_path / name, *(f"--{k}={v}" for k, v in options.items()))
+        done = run(
+            "explore",
+            "--dataset_dir",
+            tiny_prepared,
+            "--output_dir",
+            tmp_path / name,
+            *(f"--{k}={v}" for k, v in options.items()),
+        )
         assert done.returncode == 0, done.stderr
         html = (tmp_path / name / "report.html").read_text()
         return re.findall(r'alt="Class (\w+): image, mask and outline of ([^"]+)"', html)
@@ -115,7 +120,7 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
     items, _ = explore.read_lists(folder)
     (folder / items[0]["image"]).write_bytes(b"no picture")
     (folder / items[1]["label"]).unlink()
-    done = run("explore", folder, "--output", tmp_path / "out")
+    done = run("explore", "--dataset_dir", folder, "--output_dir", tmp_path / "out")
     assert done.returncode == 0 and "16 pictures" in done.stdout
     html = (tmp_path / "out" / "report.html").read_text()
     for item in items[:2]:
@@ -123,46 +128,14 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
 
 
 @pytest.mark.parametrize(
-    "command, options, message",
+    "options, message",
     [
-        (explore.explore, {}, "--prepared needs a folder"),
-        (explore.explore, {"prepared": "nowhere"}, "nowhere/datalist.json: missing; name the output folder"),
-        (explore.explore, {"class": "benin"}, "--class benin: pass one of normal, benign, malignant"),
-        (explore.explore, {"count": 0}, "--count needs a whole number"),
-        (plot_training.plot_training, {"output": "x.jpg"}, "give TRAINING"),
-        (plot_training.plot_training, {"training": "nowhere"}, "nowhere: missing; name the --output_dir of a training"),
-        (plot_training.plot_training, {"training": str(ROOT / "README.md")}, "not the table of a training"),
+        ({"dataset_dir": Path("nowhere")}, "nowhere/datalist.json: missing; name the output folder"),
+        ({"class_": "benin"}, "--class benin: pass one of normal, benign, malignant"),
+        ({"count": 0}, "--count needs a whole number"),
     ],
 )
-def test_wrong_options_are_refused(command, options, message):
-    if options:
-        options = {"prepared" if command is explore.explore else "training": "x", "output": "x.png"} | options
+def test_wrong_values_are_refused_before_anything_is_written(options, message, prepared, tmp_path):
     with pytest.raises((OSError, ValueError), match=re.escape(message)):
-        command(**options)
-
-
-@pytest.mark.parametrize(
-    "script, options",
-    [("explore", "--prepared, --output, --count, --class"), ("plot_training", "--training, --output")],
-)
-def test_a_misspelt_option_ends_with_one_line(script, options):
-    done = run(script, "x", "--out", "x")
-    assert done.returncode != 0 and f"unknown option --out; valid options: {options}" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_training_curves_are_drawn_and_name_the_best_epoch(tmp_path, monkeypatch):
-    columns = ["epoch", "learning_rate", "loss", "segmentation_loss", "classification_loss", "lesion_dice", "score"]
-    rows = [[1, 0.1, 2, 1.5, 1, 0.2, 0.3], [2, 0.2, 1, 0.6, 0.8, 0.5, 0.71], [3, 0.1, 0.9, 0.5, 0.8, 0.5, 0.6]]
-    with open(tmp_path / "training_curve.csv", "w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
-    figures, save = [], style.save_chart
-    monkeypatch.setattr(style, "save_chart", lambda figure, path: (figures.append(figure), save(figure, path)))
-    plot_training.plot_training(str(tmp_path), str(tmp_path / "curve.png"))
-    (figure,) = figures
-    assert figure.get_suptitle() == "Best score 0.710 in epoch 2 (grey line)"
-    losses, masks, classes, rate = figure.axes
-    assert [line.get_label() for line in losses.lines[:3]] == ["whole", "mask", "class"]
-    assert list(losses.lines[0].get_ydata()) == [2, 1, 0.9] and list(rate.lines[0].get_ydata()) == [0.1, 0.2, 0.1]
-    assert list(masks.lines[0].get_ydata()) == [0.2, 0.5, 0.5] and len(classes.lines) == 1  # the best epoch alone
-    assert Image.open(tmp_path / "curve.png").size[0] > 600
+        explore.explore(**{"dataset_dir": prepared, "output_dir": tmp_path / "out"} | options)
+    assert not (tmp_path / "out").exists()

@@ -492,11 +492,11 @@ class TestLater:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "--studies needs a folder of pictures (make annotate STUDIES=DIR)"),
+        ([], "--studies is missing"),
         (["--studies", "nowhere"], "nowhere: no such folder"),
         (["--studies", ".", "--bundle", "docs"], "model.pt: missing; train the bundle first"),
-        (["--studies", ".", "--port", "http"], "--port is 'http'"),
-        (["--study", "."], "unknown option --study; valid options: --studies, --port"),
+        (["--studies", ".", "--port", "http"], "--port http: pass a whole number"),
+        (["--study", "."], "unknown option --study; did you mean --studies?"),
     ],
 )
 def test_a_wrong_start_ends_with_one_line(label_venv, options, message):
@@ -522,7 +522,7 @@ def test_the_start_allows_its_own_address_and_keeps_calls_to_itself_from_proxies
     passed = {}
     monkeypatch.setattr(os, "execve", lambda file, command, variables: passed.update(variables))
     monkeypatch.setenv("no_proxy", "intranet")
-    start.start(str(tmp_path), 8000, str(small_bundle), host, names)
+    start.start(tmp_path, 8000, small_bundle, host, names)
     assert passed["LABEL_APP_HOSTS"] == allowed
     assert passed["no_proxy"] == "intranet,127.0.0.1,localhost"
 

@@ -33,9 +33,9 @@ def testing(tmp_path_factory):
     source = REAL
     if not REAL.is_dir():
         source = folder / "phantoms"
-        make = ["scripts/make_phantoms.py", "--output", source, "--count", 160, "--seed", 5]
+        make = ["scripts/make_phantoms.py", "--output_dir", source, "--count", 160, "--seed", 5]
         subprocess.run([sys.executable, *map(str, make)], cwd=ROOT, check=True, capture_output=True)
-    command = ["scripts/prepare_busi.py", "--source", source, "--output", folder / "prepared"]
+    command = ["scripts/prepare_busi.py", "--source", source, "--output_dir", folder / "prepared"]
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
     parts = json.loads((folder / "prepared" / "datalist.json").read_text(encoding="utf-8"))
     items = parts["testing"] if REAL.is_dir() else [item for part in parts.values() for item in part]

@@ -45,9 +45,19 @@ def pages(prepared, tmp_path_factory):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    show = ["scripts/show_predictions.py", folder / "predictions", "--images", prepared / "images"]
-    show += ["--labels", prepared / "labels", "--datalist", prepared / "datalist.json", "--output", folder / "shown"]
-    for command in (show, ["scripts/explore.py", prepared, "--output", folder / "report", "--count", "2"]):
+    show = ["scripts/show_predictions.py", "--predictions", folder / "predictions", "--images", prepared / "images"]
+    show += [
+        "--labels",
+        prepared / "labels",
+        "--datalist",
+        prepared / "datalist.json",
+        "--output_dir",
+        folder / "shown",
+    ]
+    for command in (
+        show,
+        ["scripts/explore.py", "--dataset_dir", prepared, "--output_dir", folder / "report", "--count", "2"],
+    ):
         done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     true = {item["image"].removeprefix("images/"): item["class_name"] for item in items}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import prepare_busi as command
 import pytest
+from command_line import run as run_command_line
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImaged
 from PIL import Image
@@ -78,7 +79,7 @@ def items(output):
 
 def prepare(source, output, **options):
     """Prepare without leaving anything out; return the items by source file and the summary."""
-    command.prepare_busi(str(source), str(output), **{"split": "random", **options})
+    command.prepare_busi(source, output, **{"split": "random", **options})
     return items(output), read_json(output / "summary.json")
 
 
@@ -109,7 +110,7 @@ def kept(split):
 
 def test_the_command_writes_a_folder_that_is_complete_on_its_own(tmp_path):
     source = make_source(tmp_path / "busi")
-    result = run("--source", source, "--output", tmp_path / "out")
+    result = run("--source", source, "--output_dir", tmp_path / "out")
     assert result.returncode == 0 and not result.stderr, result.stderr
     assert "testing" in result.stdout and "not a medical device" in result.stdout
     originals = {str(p.relative_to(source)): read(p) for p in source.rglob("*.png")}
@@ -257,14 +258,14 @@ def test_the_same_input_gives_the_same_bytes_and_the_source_stays_as_it_was(tmp_
     source = make_source(tmp_path / "busi")
     before = hashes(source)
     for name in ("one", "two"):
-        assert run("--source", source, "--output", tmp_path / name, "--folds", 2, "--seed", 5).returncode == 0
+        assert run("--source", source, "--output_dir", tmp_path / name, "--folds", 2, "--seed", 5).returncode == 0
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     assert hashes(source) == before
 
 
 def test_a_folder_named_like_a_number_is_a_folder(tmp_path):
     make_source(tmp_path / "2023")
-    result = run("--source", 2023, "--output", "2024_01", cwd=tmp_path)
+    result = run("--source", 2023, "--output_dir", "2024_01", cwd=tmp_path)
     assert result.returncode == 0 and (tmp_path / "2024_01" / "datalist.json").exists(), result.stderr
 
 
@@ -281,7 +282,7 @@ def test_folders_as_people_keep_them_give_the_same_pictures(tmp_path):
     (kept / "__MACOSX").mkdir()
     (kept / "read me.txt").touch()
     (tmp_path / "link").symlink_to(kept, target_is_directory=True)
-    result = run("--source", "link", "--output", "neu/größer als", "--split", "random", cwd=tmp_path)
+    result = run("--source", "link", "--output_dir", "neu/größer als", "--split", "random", cwd=tmp_path)
     assert result.returncode == 0 and "Refused" not in result.stdout, result.stderr
     made, expected = hashes(tmp_path / "neu" / "größer als"), hashes(tmp_path / "expected")
     assert len(made) == len(expected) == 27
@@ -291,7 +292,7 @@ def test_folders_as_people_keep_them_give_the_same_pictures(tmp_path):
 def test_the_summary_is_printed_where_the_terminal_lacks_the_letters_of_a_name(tmp_path):
     source = make_source(tmp_path / "busi")
     save(source / "benign" / "Läsion.png", noise(1))
-    result = run("--source", source, "--output", tmp_path / "out", PYTHONIOENCODING="ascii")
+    result = run("--source", source, "--output_dir", tmp_path / "out", PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and "L\\xe4sion.png" in result.stdout, result.stderr
     assert "Läsion.png" in (tmp_path / "out" / "summary.txt").read_text(encoding="utf-8")
 
@@ -328,7 +329,7 @@ def refused_source(folder):
 
 def test_unusable_files_are_refused_by_name_and_the_rest_goes_on(tmp_path):
     expected = refused_source(tmp_path / "busi")
-    result = run("--source", tmp_path / "busi", "--output", tmp_path / "out")
+    result = run("--source", tmp_path / "busi", "--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "\n".join(["Refused (7):", *expected, ""]) in result.stdout
     summary = read_json(tmp_path / "out" / "summary.json")
@@ -339,11 +340,13 @@ def test_unusable_files_are_refused_by_name_and_the_rest_goes_on(tmp_path):
 
 def test_strict_stops_at_unusable_files_names_all_and_writes_nothing(tmp_path):
     expected = refused_source(tmp_path / "busi")
-    result = run("--source", tmp_path / "busi", "--output", tmp_path / "out", "--strict")
+    result = run("--source", tmp_path / "busi", "--output_dir", tmp_path / "out", "--strict")
     lines = ["prepare_busi: --strict: 7 files refused, nothing was written", *expected]
     assert result.returncode == 1 and result.stderr.splitlines() == lines
     assert list(tmp_path.iterdir()) == [tmp_path / "busi"]
-    assert run("--source", make_source(tmp_path / "sound"), "--output", tmp_path / "out", "--strict").returncode == 0
+    assert (
+        run("--source", make_source(tmp_path / "sound"), "--output_dir", tmp_path / "out", "--strict").returncode == 0
+    )
 
 
 def test_a_file_that_the_system_cannot_read_is_refused_with_the_reason(tmp_path, monkeypatch):
@@ -438,45 +441,43 @@ def output_is_a_file(folder):
         (all_broken, {}, "busi: none of its pictures can be used; the first: benign/a.png: empty file"),
         (two_pictures, {}, "--split clean: 2 groups cannot fill 3 parts; add pictures"),
         (one_of_each, {}, "--split clean: 3 groups cannot fill 3 parts; add pictures"),
-        (half_written, {}, "out: half-written, or made by something else; remove it or choose another --output"),
-        (prepared, {}, "out: exists; remove it or choose another --output"),
-        (output_is_a_file, {}, "out: not a folder; choose another --output"),
-        (output_is_a_file, {"output": "{busi}/../out/new"}, "; choose another --output"),
-        (make_source, {"output": "{busi}/out"}, "lies inside the source {busi} or holds it; choose another --output"),
-        (make_source, {"output": "{busi}"}, "lies inside the source {busi} or holds it; choose another --output"),
-        (make_source, {"output": "{busi}/.."}, "lies inside the source {busi} or holds it; choose another --output"),
+        (half_written, {}, "out: half-written, or made by something else; remove it or choose another --output_dir"),
+        (prepared, {}, "out: exists; remove it or choose another --output_dir"),
+        (output_is_a_file, {}, "out: not a folder; choose another --output_dir"),
+        (output_is_a_file, {"output_dir": "{busi}/../out/new"}, "; choose another --output_dir"),
+        (
+            make_source,
+            {"output_dir": "{busi}/out"},
+            "lies inside the source {busi} or holds it; choose another --output_dir",
+        ),
+        (
+            make_source,
+            {"output_dir": "{busi}"},
+            "lies inside the source {busi} or holds it; choose another --output_dir",
+        ),
+        (
+            make_source,
+            {"output_dir": "{busi}/.."},
+            "lies inside the source {busi} or holds it; choose another --output_dir",
+        ),
         (make_source, {"folds": 5}, "--folds 5: class normal has no more groups than 4; pass fewer folds or add"),
-        (make_source, {"folds": 1}, "--folds 1: pass 0 for training, validation and testing, or a whole number from 2"),
-        (make_source, {"folds": "2.5"}, "--folds 2.5: pass 0"),
+        (make_source, {"folds": 1}, "--folds 1: pass 0 for one split in three, or 2 or more"),
         (make_source, {"split": "patient"}, "--split patient: pass one of clean, grouped, random"),
-        (make_source, {"split": "[1,2]"}, "--split [1, 2]: pass one of clean, grouped, random"),
         (make_source, {"seed": -1}, "--seed -1: pass a whole number from 0 to 4294967295"),
-        (make_source, {"strict": "no"}, "--strict no: a switch without a value; write --strict last or --strict=True"),
-        (make_source, {"output": True}, "--source and --output: each needs a folder"),
-        (make_source, {"sead": 3}, "--sead: no such option; the options are --source, --output, --split, --folds,"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing_behind(make, options, message, tmp_path, monkeypatch, capsys):
     source = tmp_path / "busi"
     make(source)
     before = hashes(tmp_path)
-    options = {"source": source, "output": tmp_path / "out", **options}
+    options = {"source": source, "output_dir": tmp_path / "out", **options}
     arguments = [f"--{name}={str(value).format(busi=source)}" for name, value in options.items()]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     with pytest.raises(SystemExit) as stopped:
-        command.main()
+        run_command_line(command.prepare_busi)
     line = stopped.value.code
     assert line.startswith("prepare_busi: ") and message.format(busi=source) in line and "\n" not in line
     assert hashes(tmp_path) == before and not list(tmp_path.glob(".*"))
-
-
-def test_the_line_goes_to_stderr_with_exit_status_1_and_help_is_shown(tmp_path):
-    result = run("--source", tmp_path / "busi", "--output", tmp_path / "out", "junk")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("prepare_busi: junk: no such option; the options are --source, ")
-    assert result.stderr.count("\n") == 1
-    result = run("--source", tmp_path, "--help")
-    assert result.returncode == 0 and "folder that holds normal, benign and malignant" in result.stdout + result.stderr
 
 
 def test_a_full_disk_leaves_no_output(tmp_path, monkeypatch):
@@ -493,7 +494,7 @@ def test_a_full_disk_leaves_no_output(tmp_path, monkeypatch):
 def test_a_read_only_place_is_named(tmp_path):
     source, place = make_source(tmp_path / "busi"), tmp_path / "read only"
     place.mkdir(mode=0o555)
-    with pytest.raises(OSError, match="read only.*Permission denied; choose another --output"):
+    with pytest.raises(OSError, match="read only.*Permission denied; choose another --output_dir"):
         prepare(source, place / "out")
 
 
@@ -503,7 +504,7 @@ def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do
     prepare(source, tmp_path / "expected")
     slow = source / "malignant" / "zz.png"  # comes last and takes seconds
     save(slow, np.random.RandomState(0).randint(0, 256, (6000, 6000)).astype(np.uint8), compress_level=1)
-    arguments = [sys.executable, SCRIPT, "--source", source, "--output", output, "--split", "random"]
+    arguments = [sys.executable, SCRIPT, "--source", source, "--output_dir", output, "--split", "random"]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # A CI job in the background of a shell passes on that Ctrl-C is ignored.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -694,7 +695,7 @@ def test_folds_test_every_picture_once_and_never_leak(split):
 
 
 def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
-    command.prepare_busi(str(make_source(tmp_path / "busi", 5)), str(tmp_path / "out"), folds=3)
+    command.prepare_busi(make_source(tmp_path / "busi", 5), tmp_path / "out", folds=3)
     names = {}
     for k in range(3):
         fold = load_decathlon_datalist(tmp_path / "out" / "datalist.json", True, f"fold_{k}")
@@ -702,7 +703,7 @@ def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
         names.update({item["image"]: k for item in fold})
     assert len(names) == 15 and all(Path(name).exists() for name in names)
     with pytest.raises(FileExistsError, match="out: exists; remove it"):
-        command.prepare_busi(str(tmp_path / "busi"), str(tmp_path / "out"))
+        command.prepare_busi(tmp_path / "busi", tmp_path / "out")
 
 
 # The real set, where a development checkout has it
@@ -718,7 +719,7 @@ def real(tmp_path_factory):
     def get(*options):
         if options not in made:
             made[options] = folder / str(len(made))
-            result = run("--source", REAL, "--output", made[options], *options)
+            result = run("--source", REAL, "--output_dir", made[options], *options)
             assert result.returncode == 0 and not result.stderr, result.stderr
         return made[options]
 

@@ -93,16 +93,3 @@ def test_every_condition_is_evaluated_once_and_the_pictures_go_again(tiny_prepar
         assert {f.name for f in (output / name).iterdir()} == {"metrics.json", "pictures.csv"}
         assert json.loads((output / name / "metrics.json").read_text())["pictures"] == 6
     assert json.loads((output / conditions[1] / "metrics.json").read_text()) == earlier
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ([], "give --dataset_dir, --ckpt_dir, --output_dir and options of the bundle, each with a value"),
-        (["--dataset_dir", "nowhere", "--ckpt_dir", "x", "--output_dir", "x"], "nowhere/datalist.json: missing"),
-    ],
-)
-def test_wrong_options_end_with_one_line(options, message):
-    command = [sys.executable, "scripts/stress_test.py", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1

@@ -17,6 +17,8 @@ from monai.data import PILWriter
 
 from .data import names_a_picture
 
+NOTICE = "research software, not a medical device"
+
 
 def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path`` (same extension), then rename it to ``path``."""

@@ -12,7 +12,7 @@ from ignite.metrics import Metric
 from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-from .files import write_csv, write_json
+from .files import NOTICE, write_csv, write_json
 
 logger = logging.getLogger(__name__)
 MISSED_BELOW = 0.1  # a lesion counts as missed where its Dice is under this value
@@ -164,9 +164,8 @@ class PictureMetrics(Metric):
             rows.append({"filename": names[i], **row})
         figures = summarize(rows, self.class_names)
         if self.output_dir and (not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0):
-            notice = "research software, not a medical device"
             write_csv(Path(self.output_dir) / "pictures.csv", rows, list(rows[0]))
-            write_json(Path(self.output_dir) / "metrics.json", {"notice": notice, **self.source, **figures})
+            write_json(Path(self.output_dir) / "metrics.json", {"notice": NOTICE, **self.source, **figures})
             logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
         figures = {k: float("nan") if v is None else v for k, v in figures.items()}
         return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float))}
