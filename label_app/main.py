@@ -10,12 +10,16 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from pathlib import Path
 
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.utils.async_tasks.utils import background_tasks
 from monailabel.utils.others.generic import device_list, name_to_device
+from PIL import Image
 
 from lib.choose import AT_ONCE, Uncertainty, strategies
 from lib.datastore import PictureDatastore, check_suggestion_tag
@@ -28,7 +32,16 @@ from scripts.data import picture_problem
 
 logger = logging.getLogger(__name__)
 NAME = "breast_ultrasound"  # of the model, in the server's addresses
+CLIENTS = ("client_id", "model", "device", "gpus", "multi_gpu")  # what clients add to the options of a training
+CHOICES = ("result_extension", "polygons", "output")  # of a request, for the model; clients send much else
 TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(\.|$)")  # as tempfile names them, which the server uses for what it is sent
+
+
+def end_with(server: int) -> None:
+    """End this process, a task of a server, where the server has ended; the next one may work on the same folder."""
+    while os.getppid() == server:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 class BatchInfer(BatchInferTask):
@@ -63,6 +76,9 @@ class App(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        server = int(os.environ.get("LABEL_APP_SERVER", os.getpid()))
+        if server != os.getpid():
+            threading.Thread(target=end_with, args=(server,), daemon=True).start()
         bundle = Path(conf.get("bundle") or Path(app_dir).parent / "bundle").resolve()
         self.models = Models(bundle, Path(studies) / "models")
         description = "Lesion mask and class in breast ultrasound. Research software, not a medical device."
@@ -95,13 +111,39 @@ class App(MONAILabelApp):
         return BatchInfer()
 
     def on_init_complete(self) -> None:
-        """Name what cannot be used, and score the pictures where a client would wait for it too long."""
+        """Name what cannot be used, tell of a training that was cut off, load what the first inference needs."""
         super().on_init_complete()
         problems = self._datastore.problems()
         for problem in problems:
             logger.error(f"left out: {problem}")
         logger.info(f"{len(self._datastore.list_images())} pictures, {len(problems)} files left out")
+        self.tell_cut_off_training()
+        self.warm_up()
         self.score_if_many()
+        address = os.environ.get("LABEL_APP_ADDRESS")
+        logger.info(f"Open {address} to look; give {address} to 3D Slicer or CVAT (docs/annotate.md). Ctrl-C ends it.")
+
+    def tell_cut_off_training(self) -> None:
+        """Let GET /train/ say that the latest training did not come to its end with the server before this one."""
+        began = self.models.training_cut_off()
+        if not began:
+            return
+        line = f"cut off: the server ended before the training of {began} did; labels and models are as they were"
+        logger.error(line)
+        task = {"id": str(uuid.uuid4()), "status": "ERROR", "request": {"model": NAME}, "start_ts": began}
+        background_tasks.setdefault("train", []).append({**task, "details": [f"{line}; train again"]})
+        self.models.training_ended()
+
+    def warm_up(self) -> None:
+        """One inference, so that the first of a client takes no longer than the later ones."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "grey.png")
+            Image.new("L", (64, 64), 128).save(path)
+            try:
+                file, _ = self.infer_task({"image": path, "device": name_to_device(""), "logging": "WARNING"})
+                os.unlink(file)
+            except Exception as error:  # labels can be given without suggestions
+                logger.error(f"{self.models.serving()}: no inference with these weights: {first_cause(error)}")
 
     def score_if_many(self) -> None:
         """Start scoring in the background where many pictures have no score under the weights that serve."""
@@ -115,21 +157,32 @@ class App(MONAILabelApp):
             RequestError: model, picture or an option is unknown, or the picture cannot be read.
         """
         datastore = datastore or self._datastore
-        self.check_task("infer", request.get("model"), request)
+        self.check_task("infer", request.get("model"), {})
         task = self._infers[request["model"]]
-        device = name_to_device(request.get("device"))
-        if device != "cpu" and not device.startswith("cuda"):
+        device = request.get("device") or ""
+        if not isinstance(device, str) or not re.fullmatch(r"(cpu|cuda(:\d+)?)?", device):
             raise RequestError(400, f"device {device!r} is unknown; use {', '.join(device_list())}")
+        tag = request.get("label_tag") or "original"
         picture = str(request.get("image"))
         known = picture in datastore.list_images()
+        save = known and request.get("save_label")
+        if save:
+            check_suggestion_tag(tag)
         path = datastore.picture(picture) if known or not self._uploaded(picture) else picture
         if not known and (problem := picture_problem(path)):
             raise RequestError(422, f"the file sent is not a readable picture ({problem})")
-        file, params = task({**request, "image": path, "device": device, "description": task.description})
+        chosen = {name: request[name] for name in CHOICES if name in request}
+        try:
+            file, params = task({**chosen, "image": path, "device": name_to_device(device), "logging": "WARNING"})
+        except RequestError:
+            raise
+        except Exception as error:  # whatever it is, the picture is named
+            logger.error(f"{picture}: no inference", exc_info=error)
+            raise RequestError(500, f"{picture}: no inference ({type(error).__name__}: {error})") from error
         label = file
-        if known and request.get("save_label"):
+        if save:
             info = {"model": NAME, "class": params["class"], "params": params}
-            label = datastore.save_suggestion(picture, file, request.get("label_tag") or "original", info)
+            label = datastore.save_suggestion(picture, file, tag, info)
         return {"label": label, "tag": "original", "file": file, "params": params}
 
     def _uploaded(self, path: str) -> bool:
@@ -144,6 +197,7 @@ class App(MONAILabelApp):
         try:
             entry = super().train(request)
         except Exception as error:
+            self.models.training_ended()
             if self._server_mode:
                 raise
             cause = first_cause(error)
@@ -152,6 +206,7 @@ class App(MONAILabelApp):
             sys.exit(1)  # a second traceback would hide the cause
         finally:
             time.sleep(1)  # the server reads this process's lines one by one, until it ends
+        self.models.training_ended()
         if entry["promoted"]:
             try:
                 self.score_if_many()
@@ -168,13 +223,13 @@ class App(MONAILabelApp):
         if request.get("strategy") not in self._strategies:
             names = ", ".join(self._strategies)
             raise RequestError(404, f"strategy {request.get('strategy')!r} is unknown; use {names}")
-        return super().next_sample(request)
+        return super().next_sample({"strategy": request["strategy"]})
 
     def on_save_label(self, image_id: str, label_id: str) -> dict:
         """Tell the client what was kept, and what the label lacks."""
-        info = self._datastore.latest_info
-        logger.info(f"label of {image_id}: {info}")
-        return {name: info[name] for name in ("class", "warning") if name in info}
+        given, found = self._datastore.latest["class"], self._datastore.latest["warnings"]
+        logger.info(f"label of {image_id}: {given or 'no class'}{''.join(f'; {warning}' for warning in found)}")
+        return ({"class": given} if given else {}) | ({"warning": "; ".join(found)} if found else {})
 
     def check_task(self, kind: str, model: str, options: dict) -> None:
         """Refuse a training, scoring or batch inference before its process starts.
@@ -187,14 +242,19 @@ class App(MONAILabelApp):
         Raises:
             RequestError: there is no such model or method, no label to learn from, or an option is not valid.
         """
-        if kind == "scoring":
-            if model and model not in self._scoring_methods:
-                raise RequestError(404, f"scoring {model!r} is unknown; use {', '.join(self._scoring_methods)}")
-            return
+        own, names = ("method", self._scoring_methods) if kind == "scoring" else ("model", self._infers)
+        if model and model not in names:
+            raise RequestError(404, f"{own} {model!r} is unknown; use {', '.join(names)}")
+        if options.get(own, model) != model or "images" in options:
+            raise RequestError(400, f"{own} and images belong into the address, not into the options")
+        if not isinstance(options.get("gpus", ""), str):
+            raise RequestError(400, "gpus are named by one text, such as 0,1")
         if kind == "batch/infer":
             check_suggestion_tag(options.get("label_tag", "original"))
-        if model and model not in self._infers:
-            raise RequestError(404, f"model {model!r} is unknown; use {', '.join(self._infers)}")
+            most = options.get("max_batch_size", 0)
+            if type(most) is not int or most < 0:
+                raise RequestError(400, f"max_batch_size is {most!r}; use a whole number from 0 up")
         if kind == "train":
-            self._trainers[NAME].labels(self._datastore)
-            check_options({**OPTIONS, **options})
+            check_options({**OPTIONS, **{name: value for name, value in options.items() if name not in CLIENTS}})
+            next(self._trainers[NAME].labels(self._datastore))
+            self.models.training_started()

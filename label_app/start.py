@@ -8,13 +8,18 @@ and give the name under which clients reach it with --names. Research software, 
 """
 
 import importlib.util
+import logging
 import os
+import socket
 import sys
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 APP = Path(__file__).resolve().parent
 ROOT = APP.parent
 LOCAL = "127.0.0.1,localhost"
+lock = []  # of the folder, as long as this process lives
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from command_line import run  # noqa: E402
@@ -23,7 +28,7 @@ from command_line import run  # noqa: E402
 def start(
     studies: Path, port: int = 8000, bundle: Path = ROOT / "bundle", host: str = "127.0.0.1", names: str = ""
 ) -> None:
-    """Check what is given, say what to open, and become the server.
+    """Check what is given, and become the server.
 
     Args:
         studies: folder of pictures.
@@ -33,7 +38,7 @@ def start(
         names: further host names under which clients may reach the server, separated by commas.
 
     Raises:
-        ValueError: an option is not valid.
+        ValueError: an option is not valid, or another server works on the folder.
         FileNotFoundError: the folder or the bundle's weights are missing.
     """
     if not 0 < port < 65536:
@@ -46,8 +51,16 @@ def start(
     paths = [APP, bundle]
     if importlib.util.find_spec("torchvision") is None:
         paths.append(APP / "shim")
+    try:
+        # Goes with the process, however that ends. Two servers would take labels and models from one another.
+        lock.append(FileLock(folder / ".server.lock").acquire(blocking=False))
+    except Timeout:
+        raise ValueError(f"{folder}: another server works on this folder; use that one, or end it first") from None
+    check_address(host, port)
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     variables = {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "LABEL_APP_ADDRESS": address,
         "LABEL_APP_HOSTS": names if host == "0.0.0.0" else ",".join(filter(None, (host, names))),
         # Calls of the server's own processes to itself must not leave by a proxy.
         "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOCAL))),
@@ -55,14 +68,32 @@ def start(
         "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
-    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    print(f"{folder}: pictures and labels. Research software, not a medical device.")
-    print(f"Open {address} to look; give {address} to 3D Slicer or CVAT (docs/annotate.md). Ctrl-C ends it.")
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(APP), "--studies", str(folder)]
-    command += ["--conf", "bundle", str(bundle), "--uvicorn_app", "lib.server:app"]
-    command += ["--host", host, "--port", str(port)]
-    sys.stdout.flush()
-    os.execve(sys.executable, command, {**os.environ, **variables})
+    print(f"{folder}: pictures and labels. Research software, not a medical device. Starting ...", flush=True)
+    command = ["start_server", "--app", str(APP), "--studies", str(folder), "--conf", "bundle", str(bundle)]
+    command += ["--uvicorn_app", "lib.server:app", "--log_level", "warning", "--host", host, "--port", str(port)]
+    serve(command, variables)
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse an address that is taken or not of this machine, before the server has loaded everything.
+
+    Raises:
+        ValueError: nothing can listen there.
+    """
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}; use another port") from None
+
+
+def serve(command: list[str], variables: dict[str, str]) -> None:
+    """Become MONAI Label's server, until it is ended."""
+    os.environ.update(variables)
+    sys.path[:0] = variables["PYTHONPATH"].split(os.pathsep)
+    sys.argv = ["monailabel", *command]
+    from monailabel.main import Main
+
+    Main(loglevel=logging.WARNING).run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -18,7 +19,15 @@ from .datastore import PictureDatastore
 from .errors import RequestError
 from .infer import PictureInfer
 
+logger = logging.getLogger(__name__)
 AT_ONCE = 32  # pictures scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
+
+
+def named_problem(name: str, error: Exception) -> str:
+    """A line, in the log as well, that says which picture was passed by and why."""
+    line = str(error) if isinstance(error, RequestError) else f"{name}: {type(error).__name__}: {error}"
+    logger.error(f"left out: {line}", exc_info=not isinstance(error, RequestError))
+    return line
 
 
 class Readable(Strategy):
@@ -45,8 +54,8 @@ class Readable(Strategy):
                 return None
             try:
                 datastore.picture(answer["id"])
-            except RequestError as error:
-                left_out[answer["id"]] = str(error)
+            except Exception as error:
+                left_out[answer["id"]] = named_problem(answer["id"], error)
                 continue
             return ({"left_out": list(left_out.values())} if left_out else {}) | answer
 
@@ -100,12 +109,11 @@ class Uncertainty(Strategy, ScoringMethod):
             if added == most:
                 break
             try:
-                path = datastore.picture(name)
-            except RequestError as error:
-                problems.append(str(error))
+                network, picture = self.infer.network_and_picture(datastore.picture(name), name_to_device("cuda"))
+                scores[name] = round(float(picture_uncertainty(network, picture)), 6)
+            except Exception as error:  # whatever it is, the other pictures go on
+                problems.append(named_problem(name, error))
                 continue
-            network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
-            scores[name] = round(float(picture_uncertainty(network, picture)), 6)
             added += 1
             if added % AT_ONCE == 0:  # what an interruption leaves
                 write_json(self.file, {"weights_sha256": weights, "scores": scores})

@@ -7,9 +7,12 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -20,10 +23,11 @@ from scripts.data import EXTENSIONS, names_a_picture, picture_problem
 from scripts.files import write_json, write_whole
 
 from .errors import RequestError
-from .labels import check_class, read_info, read_mask, write_label
+from .labels import check_class, read_info, read_mask, warnings, write_label
 
 logger = logging.getLogger(__name__)
-TAG = re.compile(r"[A-Za-z0-9_-]+")
+TAG = re.compile(r"[A-Za-z0-9_-]{1,64}")
+LONGEST_NAME = 220  # bytes; a file system takes 255, and a file's name is longer while it is written
 
 
 def check_tag(tag: object) -> None:
@@ -47,6 +51,20 @@ def check_suggestion_tag(tag: object) -> None:
         raise RequestError(400, "label_tag final is for labels of a person; use original or another name")
 
 
+def picture_names(folder: str) -> list[str]:
+    """Names of a folder's files that end like pictures; hidden ones are still being written, or of another system."""
+    return [name for name in os.listdir(folder) if names_a_picture(name) and not name.startswith(".")]
+
+
+def name_problem(name: str) -> str:
+    """Why a file's name cannot be used; empty where it can."""
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "the name is not UTF-8"
+    return f"the name has {size} bytes, more than {LONGEST_NAME}" if size > LONGEST_NAME else ""
+
+
 class PictureDatastore(LocalDatastore):
     """``LocalDatastore`` of pictures that lie directly in a folder; labels are PNG masks in ``labels/<tag>``.
 
@@ -62,7 +80,7 @@ class PictureDatastore(LocalDatastore):
 
     def __init__(self, folder: str, class_names: list[str]) -> None:
         self.class_names = class_names
-        self.latest_info: dict = {}  # of the label saved last
+        self.latest: dict = {}  # class and warnings of the label saved last
         self._seen: tuple = ()
         os.makedirs(folder, exist_ok=True)
         self._lock = FileLock(os.path.join(folder, ".lock"))
@@ -75,7 +93,7 @@ class PictureDatastore(LocalDatastore):
 
     def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
         # A name with a dot in front is a file that another process is still writing. Extensions count in any case.
-        return {name: name for name in os.listdir(path) if names_a_picture(name) and not name.startswith(".")}
+        return {name: name for name in picture_names(path) if not name_problem(name)}
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         path = Path(self._datastore_config_path)
@@ -164,27 +182,41 @@ class PictureDatastore(LocalDatastore):
             raise RequestError(422, f"{Path(path).name}: not a readable picture ({problem}); replace the file")
         return path
 
-    def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Path of a ZIP of pictures and labels.
+    def archive(self, limit_cases: int | None) -> BinaryIO:
+        """ZIP of pictures and submitted labels, open at its start, in a file that goes when it is closed.
+
+        Args:
+            limit_cases: how many pictures at most; all where it is None or 0.
 
         Raises:
             RequestError: there is no label.
         """
-        if not self.get_labeled_images():
+        names = self.get_labeled_images()
+        if not names:
             raise RequestError(404, "no label yet, so there is nothing to download")
-        return super().get_dataset_archive(limit_cases)
+        file = tempfile.TemporaryFile()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names[: limit_cases or None]:
+                for kind, path in (("image", self.get_image_uri(name)), ("label", self.get_label_uri(name, "final"))):
+                    archive.write(path, f"{kind}/{os.path.basename(path)}")
+            archive.writestr("metadata.json", self._datastore.model_dump_json(exclude={"base_path"}))
+        file.seek(0)
+        return file
 
     def problems(self) -> list[str]:
         """A line for each file that cannot be used: unreadable, of the same id as another, or no label of a picture."""
-        files = [f for f in os.listdir(self._datastore_path) if names_a_picture(f)]
-        lines = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in sorted(files)]
-        lines = [f"{file}: not a readable picture ({problem})" for file, problem in lines if problem]
+        found = sorted(picture_names(self._datastore_path))
+        lines = [f"{f}: {problem}; rename the file" for f in found if (problem := name_problem(f))]
+        files = [f for f in found if not name_problem(f)]
+        unreadable = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in files]
+        lines += [f"{file}: not a readable picture ({problem})" for file, problem in unreadable if problem]
         counts = Counter(os.path.splitext(f)[0] for f in files)
         used = {name: os.path.basename(self.get_image_uri(name)) for name, count in counts.items() if count > 1}
         lines += [f"{name}: several files of this name, only {file} is used" for name, file in used.items()]
         files = sorted(Path(self._datastore.label_path(None)).glob("[!.]*/[!.]*"))
         labels = [(file.relative_to(self._datastore_path), self.label_problem(file)) for file in files]
-        return lines + [f"{file}: {problem}" for file, problem in labels if problem]
+        lines += [f"{file}: {problem}" for file, problem in labels if problem]
+        return [line.encode("utf-8", "backslashreplace").decode("utf-8") for line in lines]
 
     def label_problem(self, file: str | Path) -> str:
         """Why a label's file, which a person may have put there by hand, cannot be used; empty where it can."""
@@ -193,20 +225,26 @@ class PictureDatastore(LocalDatastore):
             return f"not a picture ({extension}); send it with PUT /datastore/label, which makes a PNG of it"
         try:
             self._mask(name, file)
-        except RequestError as error:
-            return str(error)
+        except Exception as error:  # whatever it is, the other labels go on
+            return str(error) or type(error).__name__
         return ""
 
     # -- what is written
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
-        """Keep a person's label as PNG mask of the picture's size, with its class.
+        """Keep a person's label as PNG mask of the picture's size, with its class or the one it had.
 
         Raises:
             RequestError: tag, picture, file, size or class are not valid; nothing has been written.
         """
+        check_tag(label_tag)
         mask = self._mask(image_id, label_filename)
-        return self._write(image_id, mask, label_tag, check_class(label_info or {}, mask, self.class_names))
+        with self._lock:
+            self._look()
+            earlier = self.get_label_info(image_id, label_tag).get("class")
+            return self._write(
+                image_id, mask, label_tag, check_class(label_info or {}, mask, self.class_names, earlier)
+            )
 
     def save_suggestion(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
         """Keep a model's answer, whose class may contradict its mask.
@@ -219,16 +257,11 @@ class PictureDatastore(LocalDatastore):
 
     def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
         with Image.open(self.picture(image_id)) as picture:
-            width, height = picture.size
-        mask = read_mask(file)
-        if mask.shape != (height, width):
-            found = f"{mask.shape[1]} x {mask.shape[0]}"
-            raise RequestError(422, f"the label has {found} pixels, the picture {width} x {height}; send its own size")
-        return mask
+            size = picture.size
+        return read_mask(file, size)
 
     def _write(self, image_id: str, mask: np.ndarray, label_tag: str, info: dict) -> str:
         tag = getattr(label_tag, "value", label_tag)
-        check_tag(tag)
         info |= {"ts": int(time.time()), "name": f"{image_id}.png"}
         with self._lock:
             self._look()
@@ -240,8 +273,19 @@ class PictureDatastore(LocalDatastore):
             self._datastore.objects[image_id].labels[tag] = DataModel(info=info, ext=".png")
             self._update_datastore_file()
             self._seen = self._state()
-        self.latest_info = info
+        self.latest = {"class": info.get("class"), "warnings": warnings(info, mask, self.class_names)}
         return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label.
+
+        Raises:
+            RequestError: there is no such label.
+        """
+        self._look()
+        if self._datastore.label(label_id, label_tag) is None:
+            raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
+        super().remove_label(label_id, label_tag)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict) -> None:
         """Change the info of a label, such as a class given later.
@@ -254,7 +298,7 @@ class PictureDatastore(LocalDatastore):
             label = self._datastore.label(label_id, label_tag)
             if label is None:
                 raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
-            mask = read_mask(self._label_file(label_id, label_tag, label.ext))
+            mask = self._mask(label_id, self._label_file(label_id, label_tag, label.ext))
             merged = {**label.info, **info}
             self._write(label_id, mask, label_tag, check_class(merged, mask, self.class_names))
 
@@ -282,7 +326,8 @@ class PictureDatastore(LocalDatastore):
         problem = picture_problem(image_filename)
         if problem or not names_a_picture(image_filename):
             raise RequestError(422, f"not a readable picture ({problem or extension}); send {', '.join(EXTENSIONS)}")
-        if not image_id or image_id.startswith(".") or re.search(r"[/\\\0]", image_id):
+        problem = name_problem(f"{image_id}{extension}")
+        if problem or not image_id or image_id.startswith(".") or re.search(r"[/\\\0]", image_id):
             raise RequestError(400, f"{image_id!r} is not a valid name for a picture; use a plain file name")
         with self._lock:
             self._look()

@@ -5,7 +5,7 @@ class RequestError(ValueError):
     """A request that cannot be served; the message says what to change.
 
     Args:
-        status: HTTP status, 400 to 499.
+        status: HTTP status: 400 to 499, or 500 where the server is at fault.
         message: one line for the person who asked.
     """
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -15,31 +20,38 @@ from scripts.transforms import to_grey
 
 from .errors import RequestError
 
+HEADER_BYTES = 2**20  # of a volume, extensions among them
+ALMOST_ALL = 0.9  # a lesion of a larger fraction of its picture is more often a mistake than a lesion
 INFO = "label_info"  # PNG text entry: class and mask change together, or not at all
 
 
-def read_mask(file: str | Path) -> np.ndarray:
-    """Read a label file as bool array (height, width).
+def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a label file of a picture's size (width, height) as bool array (height, width).
 
     Volumes (NIfTI, NRRD) hold one slice, indexed (column, row, slice) as 3D Slicer writes them. Values above 127 are
     lesion where there are any, values above 0 otherwise: masks come as 0 and 255 and as segment numbers.
 
     Raises:
-        RequestError: the file is no picture and no volume of one slice, or mixes the two kinds of values.
+        RequestError: the file is no picture and no volume of one slice, of another size, or mixes the two kinds of
+            values. A volume's size is that in its header; nothing larger than the picture is unpacked.
     """
     name = str(file).lower()
     try:
         if name.endswith((".nii.gz", ".nii")):
-            values = np.asarray(nibabel.load(file).dataobj)
+            values = read_nifti(file, size)
         elif name.endswith(".nrrd"):
-            values = nrrd.read(str(file))[0]
+            values = read_nrrd(file, size)
         else:
             with Image.open(file) as picture:
+                check_shape(picture.size, size)
                 values = np.asarray(to_grey(picture) if picture.mode != "P" else picture).T
+    except RequestError:
+        raise
     except Exception as error:  # each library has its own
-        raise RequestError(422, f"the label cannot be read ({error}); send PNG, .nii.gz or .nrrd") from error
-    if values.ndim < 2 or any(side != 1 for side in values.shape[2:]):
-        raise RequestError(422, f"the label has the shape {values.shape}; send one slice")
+        problem = str(error) or type(error).__name__
+        raise RequestError(422, f"the label cannot be read ({problem}); send PNG, .nii.gz or .nrrd") from error
+    if values.dtype.kind not in "biuf":
+        raise RequestError(422, f"the label has values of type {values.dtype}; send whole numbers")
     values = values.reshape(values.shape[:2]).T
     if values.max(initial=0) <= 127:
         return values > 0
@@ -47,6 +59,56 @@ def read_mask(file: str | Path) -> np.ndarray:
     if (values == 1).sum() > ((values > 1) & (values < 255)).sum():
         raise RequestError(422, "the label mixes 1 with values above 127; send one value for the lesion")
     return values > 127
+
+
+def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
+    """Refuse a label whose header tells another size than the picture has, before its pixels are read.
+
+    Raises:
+        RequestError: the shape (width, height, ...) is not one slice of the size (width, height).
+    """
+    shape = tuple(int(side) for side in shape)
+    if len(shape) < 2 or any(side != 1 for side in shape[2:]):
+        raise RequestError(422, f"the label has the shape {shape}; send one slice")
+    if shape[:2] != size:
+        found, own = f"{shape[0]} x {shape[1]}", f"{size[0]} x {size[1]}"
+        raise RequestError(422, f"the label has {found} pixels, the picture {own}; send its own size")
+
+
+def read_nifti(file: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Values of a NIfTI file, of which no more is unpacked than a slice of that size (width, height) has.
+
+    Raises:
+        RequestError: the slice has another size.
+    """
+    most = HEADER_BYTES + 16 * size[0] * size[1]  # no type of value has more bytes
+    with gzip.open(file) if str(file).lower().endswith(".gz") else open(file, "rb") as opened:
+        content = opened.read(HEADER_BYTES)
+        header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(content), check=False)
+        check_shape(header.get_data_shape(), size)
+        content += opened.read(most - len(content))
+    return np.asarray(nibabel.Nifti1Image.from_bytes(content).dataobj)
+
+
+def read_nrrd(file: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Values of an NRRD file, of which no more is unpacked than a slice of that size (width, height) has.
+
+    Raises:
+        RequestError: the slice has another size, or the pixels are in another file, which may be any of the server's.
+    """
+    with open(file, "rb") as opened:
+        header = nrrd.read_header(opened)
+        if "data file" in header or "datafile" in header:
+            raise RequestError(422, "the label names another file as its data; send .nrrd with its pixels inside")
+        check_shape(header["sizes"], size)
+        content = opened.read()
+    most = HEADER_BYTES + 16 * size[0] * size[1]
+    if header["encoding"] in ("gzip", "gz"):
+        content = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(content, most)
+    elif header["encoding"] in ("bzip2", "bz2"):
+        content = bz2.BZ2Decompressor().decompress(content, most)
+    packed = {"encoding": "raw"} if header["encoding"] not in ("ascii", "ASCII", "text", "txt") else {}
+    return nrrd.read_data({**header, **packed}, io.BytesIO(content))
 
 
 def write_label(file: Path, mask: np.ndarray, info: dict) -> None:
@@ -58,31 +120,44 @@ def write_label(file: Path, mask: np.ndarray, info: dict) -> None:
 
 
 def read_info(file: Path) -> dict:
-    """Info that ``write_label`` put into a PNG; empty for other files."""
+    """Info that ``write_label`` put into a PNG; empty for other files.
+
+    Version 0.3.1 kept a warning for the client among it, which is left out.
+    """
     try:
         with Image.open(file) as picture:
-            return json.loads(picture.info.get(INFO, "{}"))
-    except (OSError, ValueError):
+            info = json.loads(picture.info.get(INFO, "{}"))
+    except Exception:  # what is no picture, whatever Pillow says of it, has no info
         return {}
+    return {name: value for name, value in info.items() if name != "warning"} if isinstance(info, dict) else {}
 
 
-def check_class(info: dict, mask: np.ndarray, class_names: list[str]) -> dict:
-    """Return the info with its class in lower case, and with a warning where it has none.
+def check_class(info: dict, mask: np.ndarray, class_names: list[str], earlier: str | None = None) -> dict:
+    """Return the info with its class in lower case, or with the one given earlier where it has none.
 
     Raises:
         RequestError: the class has no such name, or contradicts the mask.
     """
-    info = {name: value for name, value in info.items() if name != "warning"}
-    name = str(info.get("class") or "").strip().lower()
+    given = str(info.get("class") or "").strip().lower()
+    info = {name: value for name, value in info.items() if name not in ("warning", "class")}
+    name = given or earlier
     if not name:
-        names = ", ".join(class_names)
-        info.pop("class", None)
-        return info | {
-            "warning": f'no class: the mask is learnt, the class is not; send params {{"class": ...}}: {names}'
-        }
+        return info
     if name not in class_names:
         raise RequestError(422, f"class {name!r} is unknown; use {', '.join(class_names)}")
     if (name == "normal") == bool(mask.any()):
         found = "a lesion" if mask.any() else "no lesion"
-        raise RequestError(422, f"class {name} and a mask with {found} contradict each other; correct one of them")
+        remedy = "correct one of them" if given else "it was given before: send the right one with the mask"
+        raise RequestError(422, f"class {name} and a mask with {found} contradict each other; {remedy}")
     return info | {"class": name}
+
+
+def warnings(info: dict, mask: np.ndarray, class_names: list[str]) -> list[str]:
+    """What the client should hear about a label that was kept."""
+    found = []
+    if not info.get("class"):
+        names = ", ".join(class_names)
+        found.append(f'no class: the mask is learnt, the class is not; send params {{"class": ...}}: {names}')
+    if mask.mean() > ALMOST_ALL:
+        found.append(f"{mask.mean():.0%} of the picture are lesion: is the mask inverted?")
+    return found

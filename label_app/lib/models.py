@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from scripts.files import sha256, write_json, write_whole
@@ -28,6 +29,7 @@ class Models:
         self.folder = Path(folder)
         self.shipped = self.bundle / "models" / "model.pt"
         self.own = self.folder / "model.pt"
+        self.note = self.folder / ".training.json"
         if not self.shipped.is_file():
             raise FileNotFoundError(f"{self.shipped}: missing; train the bundle (README.md), or name one with weights")
         self.class_names = json.loads((self.bundle / "configs" / "inference.json").read_text("utf-8"))["class_names"]
@@ -40,6 +42,18 @@ class Models:
         """Entries of all trainings, oldest first."""
         file = self.folder / "history.json"
         return json.loads(file.read_text(encoding="utf-8"))["trainings"] if file.is_file() else []
+
+    def training_started(self) -> None:
+        """Note that a training was asked for; a crash leaves the note behind."""
+        write_json(self.note, {"time": time.strftime("%Y-%m-%d %H:%M:%S")})
+
+    def training_ended(self) -> None:
+        """Take the note away, whatever came out."""
+        self.note.unlink(missing_ok=True)
+
+    def training_cut_off(self) -> str:
+        """When the training began that was cut off by the end of the server; empty where none was."""
+        return json.loads(self.note.read_text(encoding="utf-8"))["time"] if self.note.is_file() else ""
 
     def keep(self, weights: Path) -> Path:
         """Copy weights into the folder under a name of their own, and return it."""

@@ -1,32 +1,35 @@
 """MONAI Label's server with its open doors shut; `--uvicorn_app lib.server:app` takes it.
 
 0.8.5 echoes any origin with credentials, answers under any host name, lets a client replace or remove the weights,
-unpacks archives to wherever their members' names lead, shows pages that run scripts of other sites, and answers 500 to
-most mistakes of a client.
+unpacks archives to wherever their members' names lead, shows pages that run scripts of other sites, holds what it is
+sent in memory whatever its size, and answers 500 to most mistakes of a client.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import logging
 import os
-import re
+from collections.abc import Iterator
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from .endpoints import ONE_AT_A_TIME, PLAIN_BYTES, UPLOAD_BYTES, offer
 from .errors import RequestError
 
 logger = logging.getLogger(__name__)
 LOCAL = ["127.0.0.1", "localhost"]
+os.environ["LABEL_APP_SERVER"] = str(os.getpid())  # the processes of tasks end with it
 # In place of MONAI Label's page, which loads its scripts from another site
 PAGE = """<!doctype html>
 <html lang="en">
@@ -46,14 +49,13 @@ PAGE = """<!doctype html>
 
 def refuse(status: int, message: str) -> JSONResponse:
     """An answer in the form of FastAPI's own."""
-    return JSONResponse({"detail": message}, status)
+    # A client may send half of a surrogate pair, which its answer could not carry.
+    return JSONResponse({"detail": message.encode("utf-8", "replace").decode("utf-8")}, status)
 
 
 @app.exception_handler(ValueError)
 async def answer_value_error(request: Request, error: ValueError) -> JSONResponse:
-    """Errors that carry a status, and params that are not JSON; others are the server's own fault."""
-    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
-        return refuse(400, f"params are not valid JSON: {error}")
+    """Errors that carry a status; others are the server's own fault."""
     status = getattr(error, "status", 500)
     if status == 500:
         logger.error(f"{request.method} {request.url.path}: {error}", exc_info=error)
@@ -69,75 +71,88 @@ async def answer_not_found(request: Request, error: MONAILabelException) -> JSON
     return refuse(500, error.msg)
 
 
+@app.exception_handler(RequestValidationError)
+async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Parameters of another type or missing ones, in one sentence."""
+    problems = [f"{'.'.join(map(str, entry['loc'][1:])) or 'body'}: {entry['msg']}" for entry in error.errors()]
+    return refuse(422, "; ".join(problems))
+
+
+@app.exception_handler(413)
+async def answer_too_large(request: Request, error: HTTPException) -> JSONResponse:
+    """A body that grew past the limit while it came."""
+    return refuse(
+        413, f"too much was sent; use at most {UPLOAD_BYTES >> 20} MB with files, {PLAIN_BYTES >> 10} kB without"
+    )
+
+
+@app.exception_handler(OSError)
+async def answer_disk(request: Request, error: OSError) -> JSONResponse:
+    """A full or broken disk of the server."""
+    logger.error(f"{request.method} {request.url.path}: {error}", exc_info=error)
+    return refuse(507 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 500, str(error))
+
+
 @app.middleware("http")
 async def guard(request: Request, call_next):
-    """Refuse what must not be done, and what a client did wrong, before MONAI Label sees it."""
+    """Refuse what must not be done before MONAI Label sees it."""
     try:
-        await check(request)
-    except ValueError as error:
-        return await answer_value_error(request, error)
-    except HTTPException as error:  # of the form's parser
-        return refuse(error.status_code, error.detail)
+        check(request)
+    except RequestError as error:
+        return refuse(error.status, str(error))
     if request.url.path in ("/logs", "/logs/") and request.query_params.get("text") != "true":
         return RedirectResponse(request.url.include_query_params(text="true"))
     response = await call_next(request)
     response.headers["Content-Security-Policy"] = "default-src 'self'"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
-async def check(request: Request) -> None:
-    """Look at a request.
+def check(request: Request) -> None:
+    """Look at a request's head.
 
     Raises:
-        RequestError: it comes from a page of another site, changes the weights past the training, unpacks an archive,
-            or would fail in MONAI Label with an error that names no cause.
-        ValueError: its params are not JSON.
-        HTTPException: its form is broken.
+        RequestError: it comes from a page of another site, or announces more than the server takes.
     """
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    headers = request.headers
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         raise RequestError(403, f"origin {origin} is not this server")
-    path, query = request.url.path, request.query_params
-    if path.startswith("/model") and request.method not in ("GET", "HEAD"):
-        raise RequestError(405, "weights change by training only")
-    if path.startswith("/session") and query.get("uncompress", "false").lower() not in ("false", "0", "no", "off"):
-        raise RequestError(400, "archives are not unpacked; send the picture itself")
-    task = re.fullmatch(r"/(train|scoring|batch/infer)/?(.*)", path)
-    if task and request.method == "POST":
-        # Here, since a task's last lines, its error among them, may be lost to GET /train/. In a thread, since a
-        # training looks at every label.
-        options = json.loads(await request.body() or b"{}")
-        options = options if isinstance(options, dict) else {}
-        await run_in_threadpool(app_instance().check_task, *task.groups(), options)
-    if path.startswith(("/infer", "/datastore")) and request.method in ("POST", "PUT"):
-        await check_form(request)
+    # A picture or link in a page of another site has no Origin; browsers tell the site nevertheless.
+    opened = (request.method, request.url.path, headers.get("sec-fetch-mode")) == ("GET", "/", "navigate")
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not opened:
+        raise RequestError(403, "a page of another site asked for this")
+    most = UPLOAD_BYTES if headers.get("content-type", "").startswith("multipart/") else PLAIN_BYTES
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > most:
+        raise RequestError(413, f"{length} bytes are too many; send at most {most}")
 
 
-async def check_form(request: Request) -> None:
-    """Look at what comes with a picture or label; errors as those of ``check``."""
-    await request.body()  # whole and first: what is only streamed here would be lost to the call itself
-    async with request.form() as form:
-        for name in ("params", "info"):
-            value = form.get(name) or "{}"
-            if not isinstance(value, str) or not isinstance(json.loads(value), dict):
-                raise RequestError(400, f'{name} is not a JSON object, such as {{"class": "benign"}}')
-        if request.url.path.startswith("/infer"):
-            query = request.query_params
-            if query.get("output") == "dicom_seg":
-                raise RequestError(400, "output dicom_seg needs DICOM pictures; use image, json or all")
-            if not (query.get("image") or query.get("session_id") or form.get("file")):
-                raise RequestError(400, "no picture: name one with image=ID or send a file")
-
-
+offer(app)
 # Without it no other origin may read an answer; the guard refuses to act for one as well.
 app.user_middleware[:] = [entry for entry in app.user_middleware if entry.cls is not CORSMiddleware]
 hosts = [name for name in os.environ.get("LABEL_APP_HOSTS", "").split(",") if name]
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL + hosts)
-
-app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) not in ("/", "/docs")]
 
 
 @app.get("/", include_in_schema=False)
 async def page() -> HTMLResponse:
     """What there is to look at."""
     return HTMLResponse(PAGE)
+
+
+@app.get("/datastore/dataset")
+def dataset(limit_cases: int | None = None) -> StreamingResponse:
+    """Pictures and submitted labels as ZIP archive."""
+    with ONE_AT_A_TIME:
+        archive = app_instance().datastore().archive(limit_cases)
+    headers = {"Content-Disposition": 'attachment; filename="dataset.zip"'}
+    return StreamingResponse(chunks(archive), media_type="application/zip", headers=headers)
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What an open file holds; it is closed at the end."""
+    with file:
+        while chunk := file.read(2**16):
+            yield chunk

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import monai.bundle
@@ -46,25 +47,25 @@ class PictureTrain(TrainTask):
         history = self.models.history()
         return history[-1] if history else {}
 
-    def labels(self, datastore: PictureDatastore) -> list[dict]:
+    def labels(self, datastore: PictureDatastore) -> Iterator[dict]:
         """Items ``{"id", "image", "label", "class"}`` of all usable labels, the class an index, -1 where unknown.
 
         Raises:
             RequestError: there is none.
         """
-        items = []
+        found = False
         for name in datastore.get_labeled_images():
             problem = datastore.label_problem(datastore.get_label_uri(name, "final"))
             if problem:
                 logger.error(f"left out: label of {name}: {problem}")
                 continue
+            found = True
             given = datastore.get_label_info(name, "final").get("class")
             index = self.models.class_names.index(given) if given in self.models.class_names else UNKNOWN_CLASS
             paths = {"image": datastore.get_image_uri(name), "label": datastore.get_label_uri(name, "final")}
-            items.append({"id": name, **paths, "class": index})
-        if not items:
+            yield {"id": name, **paths, "class": index}
+        if not found:
             raise RequestError(400, "no label to learn from; submit one or more with PUT /datastore/label")
-        return items
 
     def __call__(self, request: dict, datastore: PictureDatastore) -> dict:
         """Train, compare, note, and return the entry of the history.
@@ -74,7 +75,7 @@ class PictureTrain(TrainTask):
         """
         options = {name: request.get(name, default) for name, default in OPTIONS.items()}
         check_options(options)
-        items = self.labels(datastore)
+        items = list(self.labels(datastore))
         held_out = hold_out([item["id"] for item in items], options["val_split"], self.models.history())
         parts = {
             "training": [item for item in items if item["id"] not in held_out],
@@ -145,14 +146,18 @@ def check_options(options: dict) -> None:
     Raises:
         RequestError: naming the option and its range.
     """
-    for name, valid, expected in (
-        ("max_epochs", lambda v: isinstance(v, int) and v >= 1, "a whole number from 1 up"),
-        ("batch_size", lambda v: isinstance(v, int) and v >= 1, "a whole number from 1 up"),
-        ("val_split", lambda v: 0 < v < 1, "a share between 0 and 1"),
-        ("learning_rate", lambda v: 0 < v < 1, "a number between 0 and 1"),
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise RequestError(400, f"unknown option {', '.join(map(repr, unknown))}; use {', '.join(OPTIONS)}")
+    for name, kind, valid, expected in (
+        ("max_epochs", int, lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000"),
+        ("batch_size", int, lambda v: 1 <= v <= 64, "a whole number from 1 to 64"),
+        ("val_split", (int, float), lambda v: 0 < v < 1, "a fraction between 0 and 1"),
+        ("learning_rate", (int, float), lambda v: 0 < v < 1, "a number between 0 and 1"),
+        ("pretrained", bool, lambda v: True, "true or false"),
     ):
         value = options[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not valid(value):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or not valid(value):
             raise RequestError(400, f"{name} is {value!r}; use {expected}")
 
 
