@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ FOLD_VALIDATION = 1 / 8  # share of the pictures outside the tested fold
 SPLITS = {
     "clean": "grouped by scan; scans that stand in several classes, axilla and needle pictures left out",
     "grouped": "grouped by scan; scans that stand in several classes left out",
+    "patients": "all images of a patient in one split",
     "random": "every picture on its own, stratified by class; copies of one scan may stand in several parts",
 }
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -52,12 +53,17 @@ THUMB = 48  # pixels
 # does (highest 0.955). For left-right mirrored pairs the highest is 0.92, so looking for them costs no false join.
 NEAR_DUPLICATE = 0.96
 
-NOTES = [
-    "The shares 57.2/17.1/25.7 % (benign/malignant/normal) given in the original notebook are wrong: "
-    "the full BUSI counts 56.0/26.9/17.1 %.",
-    "Grouped by scan: BUSI names no patients, so one patient may still stand in several parts.",
-    "Research software, not a medical device.",
-]
+NO_PATIENTS = "Grouped by scan: no patients are named, so one patient may still stand in several parts."
+BUSI = {
+    "name": "BUSI",
+    "reference": "Al-Dhabyani et al., Data in Brief 28 (2020) 104863, doi 10.1016/j.dib.2019.104863",
+    "notes": [
+        "The shares 57.2/17.1/25.7 % (benign/malignant/normal) given in the original notebook are wrong: "
+        "the full BUSI counts 56.0/26.9/17.1 %.",
+        NO_PATIENTS,
+    ],
+}
+SAME_LAYOUT = {"name": "pictures in the layout of BUSI", "reference": "", "notes": [NO_PATIENTS]}
 
 
 class Unusable(ValueError):
@@ -78,17 +84,20 @@ class Picture:
     group: str = ""
     objection: str = ""
     burned_in_marks: str | None = None  # None: not in the published list
+    columns: dict[str, str] = field(default_factory=dict)  # what else a table says of it
     left_out: str = ""  # the reason, empty for a picture that is used
 
-    def item(self) -> dict:
+    def item(self, set_name: str, class_names: Sequence[str]) -> dict:
         """The picture's entry in `datalist.json`."""
         item = {
             "image": f"images/{self.name}.png",
             "label": f"labels/{self.name}.png",
-            "class": CLASSES.index(self.class_name),
+            "class": class_names.index(self.class_name),
             "class_name": self.class_name,
             "group": self.group,
+            "source": set_name,
             "sources": [self.file, *self.masks],
+            **self.columns,
         }
         return item if self.burned_in_marks is None else {**item, "burned_in_marks": self.burned_in_marks}
 
@@ -120,36 +129,88 @@ def prepare_busi(
         ValueError: an option is wrong, or the source or its files cannot be used; the message names option or file.
         OSError: the source cannot be read, or the output not be written.
     """
-    if folds < 0 or folds == 1:
-        raise ValueError(f"--folds {folds}: pass 0 for one split in three, or 2 or more")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"--seed {seed}: pass a whole number from 0 to {2**32 - 1}")
-    check_places(source, output_dir)
+    check(source, output_dir, folds, seed, LAYOUT)
     pictures, refused = scan(source)
+
+    def group(found: list[Picture]) -> dict:
+        join_groups(found, read_facts())
+        leave_out(found, split)
+        return BUSI if any(picture.burned_in_marks is not None for picture in found) else SAME_LAYOUT
+
+    made_by = {"prepared_by": "scripts/prepare_busi.py", "split": split, "folds": folds, "seed": seed}
+    return build(source, output_dir, pictures, refused, CLASSES, group, made_by, strict)
+
+
+def build(
+    source: Path,
+    output_dir: Path,
+    pictures: list[Picture],
+    refused: list[str],
+    class_names: Sequence[str],
+    group: Callable[[list[Picture]], dict],
+    made_by: dict,
+    strict: bool = False,
+    testing_only: bool = False,
+) -> dict[str, int]:
+    """Convert the pictures of a set, divide them, and write the prepared folder.
+
+    Args:
+        source: folder of the set.
+        output_dir: folder to make.
+        pictures: what `source` holds.
+        refused: a line on each file that cannot be used; those found here are added.
+        class_names: names in the order of the class indices.
+        group: sets the groups of the usable pictures and which are left out; returns `name`, `reference` and `notes` of
+            the set.
+        made_by: `prepared_by`, `split`, `folds` and `seed`.
+        strict: whether refused files end it all.
+        testing_only: whether every picture is for testing.
+
+    Returns:
+        Number of pictures found, used, in each part, left out, and of files refused.
+
+    Raises:
+        ValueError: nothing can be used, too little for the parts, or something not although `strict`.
+        OSError: the output cannot be written.
+    """
+    name_outputs(pictures)
     with building(output_dir.resolve()) as folder:
         pictures = convert(pictures, source, folder, refused)
         if strict and refused:
             raise ValueError("\n".join([f"--strict: {len(refused)} files refused, nothing was written", *refused]))
         if not pictures:
             raise ValueError(f"{source}: none of its pictures can be used; the first: {refused[0]}")
-        join_groups(pictures, read_facts())
-        leave_out(pictures, split)
+        about = group(pictures)
         for picture in pictures:
             if picture.left_out:
                 (folder / "images" / f"{picture.name}.png").unlink()
                 (folder / "labels" / f"{picture.name}.png").unlink()
-        datalists = make_datalists([picture for picture in pictures if not picture.left_out], split, folds, seed)
-        summary = summarise(pictures, datalists["datalist.json"], refused, split, folds, seed)
+        used = [picture for picture in pictures if not picture.left_out]
+        if testing_only:
+            datalists = {"datalist.json": {part: used if part == "testing" else [] for part in PARTS}}
+        else:
+            options = {name: made_by[name] for name in ("split", "folds", "seed")}
+            datalists = make_datalists(used, **options, class_names=class_names)
+        summary = summarise(pictures, datalists["datalist.json"], refused, class_names, made_by, about)
         write_files(folder, datalists, summary)
     print(as_text(summary))
     counts = {part: sum(row.values()) for part, row in summary["counts"].items()}
     return {**counts, "left_out": len(summary["left_out"]), "refused": len(refused)}
 
 
-def check_places(source: Path, output: Path) -> None:
-    """Raise OSError or ValueError when the source is no folder or the output is not free."""
+def check(source: Path, output_dir: Path, folds: int, seed: int, layout: str) -> None:
+    """Raise ValueError or OSError at options that cannot hold; `layout` says what the source should be."""
+    if folds < 0 or folds == 1:
+        raise ValueError(f"--folds {folds}: pass 0 for one split in three, or 2 or more")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed {seed}: pass a whole number from 0 to {2**32 - 1}")
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such folder; pass {LAYOUT} as --source")
+        raise FileNotFoundError(f"{source}: no such folder; pass {layout} as --source")
+    check_places(source, output_dir)
+
+
+def check_places(source: Path, output: Path) -> None:
+    """Raise OSError or ValueError when the output is not free."""
     inner, outer = source.resolve(), output.resolve()
     if inner == outer or inner in outer.parents or outer in inner.parents:
         raise ValueError(f"{output}: lies inside the source {source} or holds it; choose another --output_dir")
@@ -226,7 +287,6 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
         pictures += found
     if not pictures:
         raise ValueError(f"{source}: no picture ({' '.join(SUFFIXES)}) in its class folders; pass {LAYOUT} as --source")
-    name_outputs(pictures)
     return pictures, refused
 
 
@@ -419,7 +479,7 @@ def allocate(classes: Sequence[int], groups: Sequence[str], shares: Sequence[flo
     order = np.random.RandomState(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     shares, carried, part = np.array(shares), np.zeros(len(shares)), np.zeros(len(sizes), int)
-    for number in range(len(CLASSES)):
+    for number in np.unique(class_of):
         members = order[class_of[order] == number]
         missing = shares * sizes[members].sum()
         for group in members:
@@ -432,59 +492,67 @@ def allocate(classes: Sequence[int], groups: Sequence[str], shares: Sequence[flo
     return part[group_of]
 
 
-def split_pictures(pictures: list[Picture], shares: Sequence[float], split: str, seed: int) -> list[list[Picture]]:
+def split_pictures(
+    pictures: list[Picture], shares: Sequence[float], split: str, seed: int, class_names: Sequence[str] = CLASSES
+) -> list[list[Picture]]:
     """Return the pictures of each part in their old order, and check that no group crosses.
 
     Raises ValueError when there are too few groups, so that a part stays empty.
     """
     units = [picture.name if split == "random" else picture.group for picture in pictures]
-    numbers = allocate([CLASSES.index(picture.class_name) for picture in pictures], units, shares, seed)
+    numbers = allocate([class_names.index(picture.class_name) for picture in pictures], units, shares, seed)
     parts = [[picture for picture, n in zip(pictures, numbers) if n == k] for k in range(len(shares))]
     if not all(parts):
-        raise ValueError(f"--split {split}: {len(set(units))} groups cannot fill {len(shares)} parts; add pictures")
+        raise ValueError(f"{len(set(units))} groups cannot fill {len(shares)} parts; add pictures")
     if len(set(zip(units, numbers.tolist()))) != len(set(units)):
         raise RuntimeError("a group stands in several parts")  # our own mistake, never the user's
     return parts
 
 
-def make_datalists(pictures: list[Picture], split: str, folds: int, seed: int) -> dict[str, dict[str, list[Picture]]]:
+def make_datalists(
+    pictures: list[Picture], split: str, folds: int, seed: int, class_names: Sequence[str] = CLASSES
+) -> dict[str, dict[str, list[Picture]]]:
     """Return the lists of each datalist file: training, validation and testing, or fold_0, fold_1, ...
 
     With folds, file k beside `datalist.json` has fold k for testing and an eighth of the rest for validation. Raises
     ValueError when a class has fewer groups than folds, or a part stays empty.
     """
     if not folds:
-        return {"datalist.json": dict(zip(PARTS, split_pictures(pictures, list(PARTS.values()), split, seed)))}
-    for name in CLASSES:
+        return {
+            "datalist.json": dict(zip(PARTS, split_pictures(pictures, list(PARTS.values()), split, seed, class_names)))
+        }
+    for name in class_names:
         units = {p.name if split == "random" else p.group for p in pictures if p.class_name == name}
         if 0 < len(units) < folds:
             few = f"class {name} has no more groups than {len(units)}"
             raise ValueError(f"--folds {folds}: {few}; pass fewer folds or add pictures")
-    parts = split_pictures(pictures, [1 / folds] * folds, split, seed)
+    parts = split_pictures(pictures, [1 / folds] * folds, split, seed, class_names)
     files = {"datalist.json": {f"fold_{k}": part for k, part in enumerate(parts)}}
     for k, tested in enumerate(parts):
         rest = [picture for picture in pictures if picture not in tested]
-        training, validation = split_pictures(rest, [1 - FOLD_VALIDATION, FOLD_VALIDATION], split, seed)
+        shares = [1 - FOLD_VALIDATION, FOLD_VALIDATION]
+        training, validation = split_pictures(rest, shares, split, seed, class_names)
         files[f"datalist_fold_{k}.json"] = dict(zip(PARTS, (training, validation, tested)))
     return files
 
 
-def count(lists: dict[str, list[Picture]]) -> dict[str, dict[str, int]]:
+def count(lists: dict[str, list[Picture]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Count the pictures of each class in each list."""
-    return {part: {c: sum(p.class_name == c for p in found) for c in CLASSES} for part, found in lists.items()}
+    return {part: {c: sum(p.class_name == c for p in found) for c in class_names} for part, found in lists.items()}
 
 
-def summarise(pictures: list[Picture], lists: dict, refused: list[str], split: str, folds: int, seed: int) -> dict:
+def summarise(
+    pictures: list[Picture], lists: dict, refused: list[str], class_names: Sequence[str], made_by: dict, about: dict
+) -> dict:
     """Return the content of `summary.json`; files are named relative to the source."""
     used = [picture for picture in pictures if not picture.left_out]
-    counts = count({"found": pictures, "used": used, **lists})
+    counts = count({"found": pictures, "used": used, **lists}, class_names)
     sizes = Counter(picture.group for picture in used)
     places = Counter(group for found in lists.values() for group in {picture.group for picture in found})
     return {
-        "prepared_by": "scripts/prepare_busi.py",
-        "split": split,
-        "folds": folds,
-        "seed": seed,
+        **about,
+        **made_by,
+        "class_names": list(class_names),
         "counts": counts,
         "shares_percent": {
             part: {name: round(100 * number / max(1, sum(row.values())), 1) for name, number in row.items()}
@@ -499,30 +567,37 @@ def summarise(pictures: list[Picture], lists: dict, refused: list[str], split: s
         "left_out": {picture.file: picture.left_out for picture in pictures if picture.left_out},
         "repaired": {picture.file: "; ".join(picture.repairs) for picture in pictures if picture.repairs},
         "refused": refused,
-        "notes": NOTES,
+        "notes": [*about["notes"], "Research software, not a medical device."],
     }
 
 
 def as_text(summary: dict) -> str:
     """Return the summary for reading: a table of counts and shares, then what happened to single files."""
+    names = summary["class_names"]
+    width = max(16, 11 + max(map(len, names)))
     lines = [f"Split {summary['split']}, seed {summary['seed']}: {SPLITS[summary['split']]}.", ""]
-    lines.append(f"{'':<12}" + "".join(f"{name:>16}" for name in CLASSES) + f"{'all':>8}")
+    lines.append(f"{'':<12}" + "".join(f"{name:>{width}}" for name in names) + f"{'all':>8}")
     for part, row in summary["counts"].items():
-        cells = [f"{row[name]} ({summary['shares_percent'][part][name]:.1f} %)" for name in CLASSES]
-        lines.append(f"{part:<12}" + "".join(f"{cell:>16}" for cell in cells) + f"{sum(row.values()):>8}")
+        cells = [f"{row[name]} ({summary['shares_percent'][part][name]:.1f} %)" for name in names]
+        lines.append(f"{part:<12}" + "".join(f"{cell:>{width}}" for cell in cells) + f"{sum(row.values()):>8}")
     lines += [
         "",
-        "Scans: {groups}, {groups_of_several_pictures} of them in several pictures, "
+        "Scans or patients: {groups}, {groups_of_several_pictures} of them in several pictures, "
         "{groups_in_several_parts} in several parts.".format(**summary),
-        f"The published list of scans applies to {summary['in_published_list']} of these pictures; "
-        "copies were looked for on the pixels of all.",
     ]
-    lines += [f"No picture of class {name}." for name in CLASSES if not summary["counts"]["found"][name]]
+    if summary["in_published_list"]:
+        lines.append(
+            f"The published list of scans applies to {summary['in_published_list']} of these pictures; "
+            "copies were looked for on the pixels of all."
+        )
+    lines += [f"No picture of class {name}." for name in names if not summary["counts"]["found"][name]]
     stories = {"Several masks merged": list(summary["merged_masks"])} if summary["merged_masks"] else {}
     for file, reason in summary["left_out"].items():
         stories.setdefault(f"Left out, {reason}", []).append(file)
     for file, repair in summary["repaired"].items():
         stories.setdefault(f"Repaired, {repair}", []).append(file)
+    if summary.get("ignored"):
+        stories["No images, ignored"] = summary["ignored"]
     for title, files in stories.items():
         more = ", ... (all in summary.json)" if len(files) > 8 else ""
         lines.append(f"{title} ({len(files)}): {', '.join(files[:8])}{more}")
@@ -532,19 +607,19 @@ def as_text(summary: dict) -> str:
 
 def write_files(folder: Path, datalists: dict[str, dict[str, list[Picture]]], summary: dict) -> None:
     """Write the datalists and the summary, with the same bytes on every system."""
+    names = summary["class_names"]
     head = {
-        "name": "BUSI",
+        "name": summary["name"],
         "description": "Breast ultrasound pictures with lesion masks and classes; for research, not for diagnosis",
-        "reference": "Al-Dhabyani et al., Data in Brief 28 (2020) 104863, doi 10.1016/j.dib.2019.104863",
+        "reference": summary["reference"],
         "modality": {"0": "US"},
         "labels": {"0": "background", "255": "lesion"},
-        "classes": {str(number): name for number, name in enumerate(CLASSES)},
-        **{key: summary[key] for key in ("prepared_by", "split", "folds", "seed")},
+        **{key: summary[key] for key in ("class_names", "prepared_by", "split", "folds", "seed")},
     }
-    if not summary["in_published_list"]:  # the user's own pictures
-        head |= {"name": "pictures in the layout of BUSI", "reference": ""}
     contents = {
-        name: head | {"counts": count(lists)} | {part: [p.item() for p in found] for part, found in lists.items()}
+        name: head
+        | {"counts": count(lists, names)}
+        | {part: [p.item(summary["name"], names) for p in found] for part, found in lists.items()}
         for name, lists in datalists.items()
     }
     for name, content in {**contents, "summary.json": summary}.items():
