@@ -21,7 +21,7 @@ from monailabel.utils.async_tasks.utils import background_tasks
 from monailabel.utils.others.generic import device_list, name_to_device
 from PIL import Image
 
-from lib.choose import AT_ONCE, Uncertainty, strategies
+from lib.choose import AT_ONCE, Disagreement, Uncertainty, strategies
 from lib.datastore import PictureDatastore, check_suggestion_tag
 from lib.errors import RequestError
 from lib.infer import PictureInfer
@@ -92,6 +92,7 @@ class App(MONAILabelApp):
         """The model."""
         self.infer_task = PictureInfer(self.models)
         self.uncertainty = Uncertainty(self.infer_task)
+        self.disagreement = Disagreement(self.infer_task)
         return {NAME: self.infer_task}
 
     def init_trainers(self) -> dict:
@@ -100,11 +101,11 @@ class App(MONAILabelApp):
 
     def init_strategies(self) -> dict:
         """How the next picture is chosen."""
-        return strategies(self.uncertainty)
+        return strategies(self.uncertainty, self.disagreement)
 
     def init_scoring_methods(self) -> dict:
-        """Scores for the choice by uncertainty."""
-        return {"uncertainty": self.uncertainty}
+        """Scores for the choices that ask the model."""
+        return {"uncertainty": self.uncertainty, "disagreement": self.disagreement}
 
     def init_batch_infer(self) -> BatchInfer:
         """Inference over the folder."""
@@ -121,7 +122,7 @@ class App(MONAILabelApp):
         self.warm_up()
         self.score_if_many()
         address = os.environ.get("LABEL_APP_ADDRESS")
-        logger.info(f"Open {address} to look; give {address} to 3D Slicer or CVAT (docs/annotate.md). Ctrl-C ends it.")
+        logger.info(f"Open {address}/annotate/ to annotate; give {address} to 3D Slicer or CVAT (docs/annotate.md).")
 
     def tell_cut_off_training(self) -> None:
         """Let GET /train/ say that the latest training did not come to its end with the server before this one."""

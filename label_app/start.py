@@ -1,17 +1,22 @@
 """Start MONAI Label with this app on a folder of pictures, for this machine alone.
 
     python label_app/start.py --studies DIR [--port 8000] [--bundle bundle] [--host 127.0.0.1] [--names NAME]
+        [--token TOKEN] [--without_suggestion 0.1] [--repeated 0]
 
 DIR holds pictures (png, jpg, bmp, tif) directly; labels, fine-tuned models and the server's state go into folders
-beside them. --host 0.0.0.0 opens the server to the network: it has no log-in, so put one in front (docs/annotate.md)
-and give the name under which clients reach it with --names. Research software, not a medical device.
+beside them. --host 0.0.0.0 opens the server to the network: clients then need the token that is printed (--token names
+one of your own, `--token none` asks for none) and the name under which they reach it (--names). Of the images in the
+page, the fraction --without_suggestion is shown without the model's suggestion and the fraction --repeated comes a
+second time. Research software, not a medical device.
 """
 
 import importlib.util
 import logging
 import os
+import secrets
 import socket
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,6 +24,7 @@ from filelock import FileLock, Timeout
 APP = Path(__file__).resolve().parent
 ROOT = APP.parent
 LOCAL = "127.0.0.1,localhost"
+SIGNS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that is taken for another
 lock = []  # of the folder, as long as this process lives
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -26,7 +32,14 @@ from command_line import run  # noqa: E402
 
 
 def start(
-    studies: Path, port: int = 8000, bundle: Path = ROOT / "bundle", host: str = "127.0.0.1", names: str = ""
+    studies: Path,
+    port: int = 8000,
+    bundle: Path = ROOT / "bundle",
+    host: str = "127.0.0.1",
+    names: str = "",
+    token: str = "",
+    without_suggestion: float = 0.1,
+    repeated: float = 0.0,
 ) -> None:
     """Check what is given, and become the server.
 
@@ -36,6 +49,9 @@ def start(
         bundle: folder of the bundle.
         host: address to listen on.
         names: further host names under which clients may reach the server, separated by commas.
+        token: what clients must know where the server listens to the network; one is made by default.
+        without_suggestion: fraction of the images that the page shows without the model's suggestion.
+        repeated: fraction of the images that a reader sees a second time in the page.
 
     Raises:
         ValueError: an option is not valid, or another server works on the folder.
@@ -43,11 +59,17 @@ def start(
     """
     if not 0 < port < 65536:
         raise ValueError(f"--port is {port}; use a number from 1 to 65535")
+    for name, fraction in (("without_suggestion", without_suggestion), ("repeated", repeated)):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"--{name} is {fraction}; use a number from 0 to 1")
     folder, bundle = studies.resolve(), bundle.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one that holds pictures")
     if not (bundle / "models" / "model.pt").is_file():
         raise FileNotFoundError(f"{bundle / 'models' / 'model.pt'}: missing; train the bundle first (README.md)")
+    if not token and not is_local(host):
+        token = "".join(secrets.choice(SIGNS) for _ in range(12))
+    token = "" if token == "none" else token
     paths = [APP, bundle]
     if importlib.util.find_spec("torchvision") is None:
         paths.append(APP / "shim")
@@ -62,6 +84,7 @@ def start(
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "LABEL_APP_ADDRESS": address,
         "LABEL_APP_HOSTS": names if host == "0.0.0.0" else ",".join(filter(None, (host, names))),
+        "LABEL_APP_TOKEN": token,
         # Calls of the server's own processes to itself must not leave by a proxy.
         "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOCAL))),
         # The app has its own ways, which do not lose what another process wrote and do not keep the processor busy.
@@ -69,9 +92,20 @@ def start(
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
     print(f"{folder}: pictures and labels. Research software, not a medical device. Starting ...", flush=True)
+    if token:
+        print(f"Token to log in with: {token}", flush=True)
     command = ["start_server", "--app", str(APP), "--studies", str(folder), "--conf", "bundle", str(bundle)]
+    command += ["--conf", "without_suggestion", str(without_suggestion), "--conf", "repeated", str(repeated)]
     command += ["--uvicorn_app", "lib.server:app", "--log_level", "warning", "--host", host, "--port", str(port)]
     serve(command, variables)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def check_address(host: str, port: int) -> None:

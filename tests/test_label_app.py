@@ -157,7 +157,7 @@ class TestAnswers:
 
     def test_other_mistakes_are_named(self, server, tmp_path):
         for method, path, status, message in (
-            ("POST", "/activelearning/oracle", 404, "use uncertainty, random, first"),
+            ("POST", "/activelearning/oracle", 404, "use uncertainty, random, first, disagreement"),
             ("POST", "/train/other", 404, "model 'other' is unknown"),
             ("POST", "/batch/infer/other", 404, "model 'other' is unknown"),
             ("POST", "/scoring/other", 404, "method 'other' is unknown; use uncertainty"),

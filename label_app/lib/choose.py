@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 
+import numpy as np
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.generic import name_to_device
+from PIL import Image
 
 from scripts.files import sha256, write_json
 from scripts.uncertainty import picture_uncertainty
@@ -18,6 +21,7 @@ from scripts.uncertainty import picture_uncertainty
 from .datastore import PictureDatastore
 from .errors import RequestError
 from .infer import PictureInfer
+from .labels import contradicts
 
 logger = logging.getLogger(__name__)
 AT_ONCE = 32  # pictures scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
@@ -74,20 +78,26 @@ class _Without:
         return [name for name in self._datastore.get_unlabeled_images() if name not in self._names]
 
 
-class Uncertainty(Strategy, ScoringMethod):
-    """The picture that the serving model finds hardest comes first: ``scripts.uncertainty.picture_uncertainty``.
+class Scores(Strategy, ScoringMethod):
+    """The picture with the highest score under the serving model comes first.
 
     As a scoring method it scores every picture without label; as a strategy it scores a few more itself and takes the
-    highest. Scores lie in ``uncertainty.json`` of the models' folder and belong to one file of weights.
+    highest. Scores lie in ``<name>.json`` of the models' folder and belong to one file of weights.
 
     Args:
         infer: gives the network and the pictures as it sees them.
     """
 
+    name = ""
+
     def __init__(self, infer: PictureInfer) -> None:
-        super().__init__("The picture that the model finds hardest")
+        super().__init__((type(self).__doc__ or "").partition(":")[0])
         self.infer = infer
-        self.file = infer.models.folder / "uncertainty.json"
+        self.file = infer.models.folder / f"{self.name}.json"
+
+    def value(self, path: str) -> float:
+        """Score of a picture's file; the higher, the sooner its turn."""
+        raise NotImplementedError
 
     def scores(self) -> dict[str, float]:
         """Scores under the weights that serve, by id."""
@@ -109,8 +119,7 @@ class Uncertainty(Strategy, ScoringMethod):
             if added == most:
                 break
             try:
-                network, picture = self.infer.network_and_picture(datastore.picture(name), name_to_device("cuda"))
-                scores[name] = round(float(picture_uncertainty(network, picture)), 6)
+                scores[name] = round(self.value(datastore.picture(name)), 6)
             except Exception as error:  # whatever it is, the other pictures go on
                 problems.append(named_problem(name, error))
                 continue
@@ -132,13 +141,40 @@ class Uncertainty(Strategy, ScoringMethod):
         problems = self.score(datastore, AT_ONCE)
         scores = self.scores()
         name = max((name for name in names if name in scores), key=scores.get, default=names[0])
-        return {"id": name, "uncertainty": scores.get(name)} | ({"left_out": problems} if problems else {})
+        return {"id": name, self.name: scores.get(name)} | ({"left_out": problems} if problems else {})
 
 
-def strategies(uncertainty: Uncertainty) -> dict[str, Strategy]:
+class Uncertainty(Scores):
+    """The picture that the model finds hardest: ``scripts.uncertainty.picture_uncertainty``."""
+
+    name = "uncertainty"
+
+    def value(self, path: str) -> float:
+        """In [0, 1]."""
+        network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
+        return float(picture_uncertainty(network, picture))
+
+
+class Disagreement(Scores):
+    """Pictures whose mask and class disagree: the surest class first, then the others, the least sure class first."""
+
+    name = "disagreement"
+
+    def value(self, path: str) -> float:
+        """1 plus the class's probability where the two disagree, 1 less it elsewhere."""
+        file, params = self.infer({"image": path, "device": name_to_device("cuda"), "logging": "WARNING"})
+        with Image.open(file) as mask:
+            disagree = params.get("disagreement", contradicts(params["class"], np.asarray(mask)))
+        os.unlink(file)
+        surest = max(entry["score"] for entry in params["classification"])
+        return 1 + surest if disagree else 1 - surest
+
+
+def strategies(uncertainty: Uncertainty, disagreement: Disagreement) -> dict[str, Strategy]:
     """The strategies by name."""
     return {
         "uncertainty": Readable(uncertainty, uncertainty.description),
         "random": Readable(Random(), "Any picture without label"),
         "first": Readable(First(), "The first picture without label, by name"),
+        "disagreement": Readable(disagreement, disagreement.description),
     }

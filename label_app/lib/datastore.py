@@ -255,6 +255,14 @@ class PictureDatastore(LocalDatastore):
         check_suggestion_tag(label_tag)
         return self._write(image_id, self._mask(image_id, label_filename), label_tag, dict(label_info))
 
+    def mask(self, image_id: str, label_tag: str) -> np.ndarray:
+        """A label's mask (height, width), bool.
+
+        Raises:
+            RequestError: there is no such label, or its file cannot be used.
+        """
+        return self._mask(image_id, self.get_label_uri(image_id, label_tag))
+
     def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
         with Image.open(self.picture(image_id)) as picture:
             size = picture.size

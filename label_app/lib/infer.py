@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.transforms import CopyItemsd
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.post import FindContoursd
@@ -23,7 +24,8 @@ class PictureInfer(BundleInferTask):
 
     Params of a request: ``result_extension`` (``.png`` by default, ``.nrrd`` and ``.nii.gz`` for 3D Slicer) and
     ``polygons`` (true adds the lesion's outlines to the answer, in the form that MONAI Label's plugin for CVAT reads;
-    its own request, which has ``output`` ``json``, gets them as well).
+    its own request, which has ``output`` ``json``, gets them as well). The page's ``probability_map`` adds
+    ``probability_file`` to the answer: the lesion's probabilities as PNG (255 is 1), of the size of the mask.
 
     Args:
         models: names the bundle and the weights that serve.
@@ -56,6 +58,15 @@ class PictureInfer(BundleInferTask):
         self.refresh()
         return super().pre_transforms(data)
 
+    def post_transforms(self, data=None) -> list:
+        """As the bundle has them; where a map is asked for, the probabilities are kept before they become a mask."""
+        transforms = []
+        for transform in super().post_transforms(data):
+            if data and data.get("probability_map") and type(transform).__name__ == "LesionMaskd":
+                transforms.append(CopyItemsd(keys="pred", names="lesion_probability"))
+            transforms.append(transform)
+        return transforms
+
     def network_and_picture(self, path: str, device: str) -> tuple[torch.nn.Module, torch.Tensor]:
         """The network in evaluation mode, and a picture (1, 1, W, H) as it sees it."""
         item = {"image": path}
@@ -82,6 +93,10 @@ class PictureInfer(BundleInferTask):
         if data.get("polygons") or data.get("output") == "json":
             found = FindContoursd(keys="pred", labels=self.labels)({"pred": mask, "result": {}})
             result["annotations"] = [{"annotation": found["result"].get("annotation", {"elements": []})}]
+        if "lesion_probability" in data:
+            probability = np.asarray(data["lesion_probability"].cpu())[0]
+            pixels = (255 * probability).round().astype(np.uint8)
+            result["probability_file"] = Writer()({"pred": pixels, "result_extension": ".png"})[0]
         volume = 255 * mask if extension == ".png" else mask[..., None]
         content = {"pred": volume, "image_path": data.get("image_path"), "result_extension": extension}
         return Writer(label="pred", json="result")({**content, "result": result})

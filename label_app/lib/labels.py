@@ -132,6 +132,11 @@ def read_info(file: Path) -> dict:
     return {name: value for name, value in info.items() if name != "warning"} if isinstance(info, dict) else {}
 
 
+def contradicts(name: str, mask: np.ndarray) -> bool:
+    """Whether class and mask disagree: a normal picture with a lesion, or another class without one."""
+    return (name == "normal") == bool(mask.any())
+
+
 def check_class(info: dict, mask: np.ndarray, class_names: list[str], earlier: str | None = None) -> dict:
     """Return the info with its class in lower case, or with the one given earlier where it has none.
 
@@ -145,7 +150,7 @@ def check_class(info: dict, mask: np.ndarray, class_names: list[str], earlier: s
         return info
     if name not in class_names:
         raise RequestError(422, f"class {name!r} is unknown; use {', '.join(class_names)}")
-    if (name == "normal") == bool(mask.any()):
+    if contradicts(name, mask):
         found = "a lesion" if mask.any() else "no lesion"
         remedy = "correct one of them" if given else "it was given before: send the right one with the mask"
         raise RequestError(422, f"class {name} and a mask with {found} contradict each other; {remedy}")

@@ -24,6 +24,7 @@ from monailabel.interfaces.utils.app import app_instance
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from . import login, page
 from .endpoints import ONE_AT_A_TIME, PLAIN_BYTES, UPLOAD_BYTES, offer
 from .errors import RequestError
 
@@ -36,13 +37,14 @@ PAGE = """<!doctype html>
 <title>Breast ultrasound: MONAI Label</title>
 <h1>Breast ultrasound</h1>
 <p>MONAI Label runs here. Research software, not a medical device.</p>
+<p><a href="/annotate/">Annotate</a></p>
 <ul>
 <li><a href="/info/">models, training, numbers of pictures and labels</a>
 <li><a href="/datastore/?output=all">pictures and labels</a>
 <li><a href="/logs/?text=true">log</a>
 <li><a href="/openapi.json">all calls, as OpenAPI</a>
 </ul>
-<p>How to label, by curl, 3D Slicer or CVAT: docs/annotate.md of the project.</p>
+<p>How to label, by the page, curl, 3D Slicer or CVAT: docs/annotate.md of the project.</p>
 </html>
 """
 
@@ -100,10 +102,14 @@ async def guard(request: Request, call_next):
         check(request)
     except RequestError as error:
         return refuse(error.status, str(error))
+    if not login.admitted(request):
+        wants_page = "text/html" in request.headers.get("accept", "")
+        return RedirectResponse("/annotate/login.html") if wants_page else refuse(401, "log in at /annotate/")
     if request.url.path in ("/logs", "/logs/") and request.query_params.get("text") != "true":
         return RedirectResponse(request.url.include_query_params(text="true"))
     response = await call_next(request)
-    response.headers["Content-Security-Policy"] = "default-src 'self'"
+    own = request.url.path.startswith("/annotate")
+    response.headers["Content-Security-Policy"] = page.POLICY if own else "default-src 'self'"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
@@ -137,7 +143,7 @@ app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL + hosts)
 
 
 @app.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
+async def start_page() -> HTMLResponse:
     """What there is to look at."""
     return HTMLResponse(PAGE)
 
@@ -156,3 +162,8 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(2**16):
             yield chunk
+
+
+app.include_router(login.router)
+app.include_router(page.router)
+app.mount("/annotate", page.files)
