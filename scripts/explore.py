@@ -24,6 +24,7 @@ from style import CLASSES, COLOURS, TRUE_COLOUR
 from tqdm import tqdm
 
 from scripts.files import write_whole
+from scripts.transforms import open_image, to_grey, to_mask
 
 GRID = 128  # side of the map of lesion positions
 THUMB = 100  # height of a thumbnail in pixels
@@ -94,14 +95,14 @@ def read_pictures(prepared, items):
     pictures, problems = [], []
     for item in tqdm(items, desc="Reading", unit="picture", disable=None):
         try:
-            image, mask = (_read(prepared / item[key]) for key in ("image", "label"))
-        except (OSError, SyntaxError, ValueError) as error:  # all of them Pillow's
+            image, mask = _read(prepared, item)
+        except (OSError, ValueError) as error:
             problems.append(f"{item['image']}: left out, it or its label cannot be read ({error})")
             continue
         if image.shape != mask.shape:
             problems.append(f"{item['image']}: left out, its label has another size")
             continue
-        lesion = mask > 127
+        lesion = mask > 0
         height, width = image.shape
         parts, _ = cv2.connectedComponents(lesion.astype(np.uint8), connectivity=8)
         grey = np.bincount(image.ravel(), minlength=256)
@@ -129,9 +130,8 @@ def read_pictures(prepared, items):
     return pictures, problems
 
 
-def _read(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("L"))
+def _read(prepared, item):
+    return to_grey(open_image(prepared / item["image"])), to_mask(open_image(prepared / item["label"]))
 
 
 def _of(pictures, name):
@@ -310,7 +310,7 @@ def samples(pictures, prepared, output, names, count, seed):
         for axes in grid.flat:
             axes.axis("off")
         for i, p in enumerate(drawn):
-            image, mask = _read(prepared / p["image"]), _read(prepared / p["label"])
+            image, mask = _read(prepared, p)
             column = grid[3 * (i // columns) : 3 * (i // columns) + 3, i % columns]
             column[0].set_title(f"{p['name']}\n{name}, {p['part']}", fontsize=8)
             column[0].imshow(image, cmap="gray", vmin=0, vmax=255)

@@ -30,6 +30,9 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from scripts.files import EXTENSIONS
+from scripts.transforms import is_deep, open_image, to_grey, to_mask
+
 CLASSES = ("normal", "benign", "malignant")  # the position is the class number
 LAYOUT = f"the folder that holds {', '.join(CLASSES)}"
 PARTS = {"training": 0.7, "validation": 0.15, "testing": 0.15}  # shares of the pictures; 546/117/117 of 780
@@ -40,9 +43,7 @@ SPLITS = {
     "patients": "all images of a patient in one split",
     "random": "every picture on its own, stratified by class; copies of one scan may stand in several parts",
 }
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's grey modes of more than 8 bits
 
 FACTS = Path(__file__).with_name("busi_groups.csv")
 # Of the pictures that bear a listed name, this share must also have the listed size before the list is believed:
@@ -274,8 +275,8 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
                 continue
             if not path.name.isprintable():  # bytes that are no UTF-8 among them
                 refused.append(f"{ascii(file)}: name holds characters that cannot be written; rename the file")
-            elif path.suffix.lower() not in SUFFIXES or not path.is_file():
-                refused.append(f"{file}: not a picture file ({' '.join(SUFFIXES)}); convert it or move it out")
+            elif path.suffix.lower() not in EXTENSIONS or not path.is_file():
+                refused.append(f"{file}: not a picture file ({' '.join(EXTENSIONS)}); convert it or move it out")
             elif match := MASK_NAME.fullmatch(path.stem):
                 masks.setdefault(match["stem"], []).append(file)
             else:
@@ -286,7 +287,9 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
             refused += [f"{file}: mask without an image; add its picture or remove the mask" for file in masks[stem]]
         pictures += found
     if not pictures:
-        raise ValueError(f"{source}: no picture ({' '.join(SUFFIXES)}) in its class folders; pass {LAYOUT} as --source")
+        raise ValueError(
+            f"{source}: no picture ({' '.join(EXTENSIONS)}) in its class folders; pass {LAYOUT} as --source"
+        )
     return pictures, refused
 
 
@@ -323,56 +326,43 @@ def convert(pictures: list[Picture], source: Path, target: Path, refused: list[s
 
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """Return a picture of any mode as RGBA (grey of more than 8 bits: as stored), and what that took beyond decoding.
-
-    Raises Unusable when the file is empty, damaged, or no picture.
-    """
-    if path.stat().st_size == 0:
-        raise Unusable("empty file (0 bytes); copy it again")
+    """Return a decoded picture, and what that took. Raises Unusable when the file is empty, damaged, or no picture."""
     try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            repairs = [f"first of {frames} frames used"] if frames > 1 else []
-            repairs += ["1-bit picture, only black and white"] if image.mode == "1" else []
-            return image.copy() if image.mode in DEEP_MODES else image.convert("RGBA"), repairs
-    except Exception as error:  # damaged files: Pillow raises OSError, SyntaxError, TypeError, struct.error and more
-        reason = getattr(error, "strerror", None) or "unreadable, truncated or of an unknown kind"
+        image = open_image(path)
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise Unusable(f"{reason}; copy it again or save it as a grey PNG") from None
+    frames = image.info["frames"]
+    return image, [f"first of {frames} frames used"] if frames > 1 else []
 
 
 def read_grey(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read a picture of any mode as uint8 grey (H, W), and say what had to be done beyond dropping equal channels.
-
-    Colour becomes ITU-R 601 luma (Pillow's "L"), transparency is ignored. Deeper pictures are scaled so that their
-    brightest pixel is 255, since many 16-bit files hold fewer bits and would turn black. Raises Unusable.
-    """
+    """Read a picture as uint8 grey (H, W) by the bundle's rule, and say what had to be done beyond dropping equal
+    channels. Raises Unusable."""
     image, repairs = open_picture(path)
-    if image.mode in DEEP_MODES:
-        deep = np.asarray(image, dtype=np.float64)
-        low, high = min(0.0, deep.min()), deep.max()
-        if not np.isfinite(high - low):
-            raise Unusable("holds values that are no numbers; save it as a grey PNG")
-        grey = np.rint((deep - low) * (255 / max(high - low, 1e-12)))
-        return grey.astype(np.uint8), [*repairs, "more than 8 bits, scaled to 0-255"]
-    red, green, blue, alpha = (np.asarray(channel) for channel in image.split())
-    if alpha.min() < 255:
+    try:
+        grey = to_grey(image)
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+    if image.mode == "1":
+        repairs.append("1-bit picture, only black and white")
+    if is_deep(image):
+        return grey, [*repairs, "more than 8 bits, brought to 0-255"]
+    red, green, blue = (np.asarray(channel) for channel in image.convert("RGB").split())
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         repairs.append("transparency ignored")
     if (red != green).any() or (red != blue).any():
         repairs.append("colour turned to grey")
-    return np.asarray(image.convert("L")), repairs
+    return grey, repairs
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """Read a mask of any mode as bool (H, W).
-
-    Foreground is what has a colour channel above 127, so that soft or JPEG borders end half-way; in a mask that holds
-    nothing brighter than 127 (0/1 labels) it is everything above 0. What is transparent is background: some programs
-    save it as transparent white. Raises Unusable.
-    """
-    image, _ = open_picture(path)
-    *colours, opacity = (np.asarray(channel) for channel in image.split())
-    bright = np.maximum.reduce(colours) * (opacity > 127) if colours else opacity
-    return bright > (127 if bright.max() > 127 else 0)
+def read_mask(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Read a mask as bool (H, W) by the bundle's rule, and say what that took. Raises Unusable."""
+    image, repairs = open_picture(path)
+    try:
+        return to_mask(image, repairs.append) > 0, repairs
+    except ValueError as error:
+        raise Unusable(str(error)) from None
 
 
 def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -383,7 +373,7 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
     label = np.zeros(shape, bool)
     for file in picture.masks:
         try:
-            mask = read_mask(source / file)
+            mask, repairs = read_mask(source / file)
         except Unusable as error:
             raise Unusable(f"its mask {file}: {error}") from None
         if mask.shape != shape:
@@ -391,6 +381,7 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
             raise Unusable(f"its mask {file} is {sizes} pixels; export the mask in the size of the image")
         if picture.class_name != "normal" and not mask.any():
             raise Unusable(f"its mask {file} is empty, but the class is {picture.class_name}; draw or remove the mask")
+        picture.repairs += [f"mask {file}: {repair}" for repair in repairs]
         label |= mask
     if picture.class_name == "normal" and label.any():
         picture.repairs.append("class normal with a marked mask: zeros written, check the class")

@@ -25,14 +25,13 @@ import torch
 from command_line import BUNDLE, run
 from explanations import LAYER, Explainer, score
 from fire.parser import DefaultParseValue
-from PIL import Image
 from predictions_page import predictions_page, said
 from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
 from tqdm import tqdm
 
 from scripts.files import output_stems, write_csv, write_json
 from scripts.metrics import MISSED_BELOW, overlap, picture_row
-from scripts.transforms import to_grey
+from scripts.transforms import open_image, to_grey, to_mask
 
 FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
 STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones
@@ -84,12 +83,12 @@ def show_predictions(
     for row in tqdm(rows, desc="Drawing", disable=not rows):
         name = row["filename"]
         stem = stems.get(name, Path(name).stem)
-        picture, mask = _read(images / name), _read(predictions / f"{stem}_seg.png")
+        picture, mask = _read(images / name), _read(predictions / f"{stem}_seg.png", to_mask)
         if picture is None or mask is None or picture.shape != mask.shape:
             left_out.append(f"{name}: left out, its picture or its mask is missing, unreadable or of another size")
             tqdm.write(left_out[-1])
             continue
-        true = _read(labels / name) if labels else None
+        true = _read(labels / name, to_mask) if labels else None
         if true is not None and true.shape != picture.shape:
             tqdm.write(f"{name}: its true mask has another size and is left out")
             true = None
@@ -206,12 +205,11 @@ def _write_scores(output, scores):
     return summary
 
 
-def _read(path):
-    """Read a picture as 8-bit grey (height, width), or return None."""
+def _read(path, convert=to_grey):
+    """Read a picture as 8-bit grey, or with `to_mask` a mask, (height, width), or return None."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(to_grey(picture))
-    except Exception:  # Pillow raises half a dozen types, SyntaxError among them
+        return convert(open_image(path))
+    except (OSError, ValueError):
         return None
 
 

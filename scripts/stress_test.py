@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from scripts.files import sha256, write_json
-from scripts.transforms import to_grey, to_mask
+from scripts.transforms import open_image, to_grey, to_mask
 
 NOISE = (10, 20, 40)  # standard deviation in grey levels of 255, white
 GAIN = (0.5, 1.5, 2.0)  # factor of all grey levels, clipped at 255
@@ -157,8 +157,7 @@ def _evaluated(folder: Path) -> str | None:
 
 
 def _alter(dataset: Path, folder: Path, item: dict, function: Alteration, strength: float | None) -> None:
-    with Image.open(dataset / item["image"]) as image, Image.open(dataset / item["label"]) as label:
-        image, mask = np.asarray(to_grey(image)), np.asarray(to_mask(label))
+    image, mask = to_grey(open_image(dataset / item["image"])), to_mask(open_image(dataset / item["label"]))
     random = np.random.default_rng(list(item["image"].encode()))
     for key, pixels in (("image", function(image, mask, strength, random)), ("label", mask)):
         file = folder / item[key]

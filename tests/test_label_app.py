@@ -290,7 +290,7 @@ class TestLabels:
         buffer = io.BytesIO()
         Image.fromarray(mixed).save(buffer, "png")
         answer = server.save_label(name, buffer.getvalue(), 422, **{"class": "benign"})
-        assert "mixes 1 with values above 127" in answer["detail"]
+        assert "several greys (0, 1, 64, 128, 192, ...)" in answer["detail"]
         answer = server.save_label(name, mask, 400, raw_params='["x"]')
         assert "params is not a JSON object" in answer["detail"]
         volume = np.zeros((*mask.T.shape, 2), np.uint8)

@@ -8,16 +8,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+from .files import EXTENSIONS, names_a_picture
+from .transforms import open_image, to_grey
+
 UNKNOWN_CLASS = -1
 logger = logging.getLogger(__name__)
-
-
-def names_a_picture(name: str | Path) -> bool:
-    """Whether a file's extension, in any case, is that of a picture."""
-    return Path(name).suffix.lower() in EXTENSIONS
 
 
 def list_pictures(folder: str, output_dir: str | None = None, done: Collection[str] = ()) -> list[dict[str, str]]:
@@ -48,11 +44,9 @@ def list_pictures(folder: str, output_dir: str | None = None, done: Collection[s
 def picture_problem(file: str | Path) -> str:
     """Why a picture cannot be read; empty where it can."""
     try:
-        with Image.open(file) as picture:
-            # A PNG carries checksums, so that it need not be decoded to be trusted.
-            picture.verify() if picture.format == "PNG" else picture.load()
-    except Exception as error:  # Pillow raises half a dozen types, SyntaxError among them
-        return str(error) or type(error).__name__
+        to_grey(open_image(file))
+    except (ValueError, OSError) as error:
+        return getattr(error, "strerror", None) or str(error)
     return ""
 
 

@@ -15,7 +15,13 @@ from typing import TextIO
 import torch
 from monai.data import PILWriter
 
-from .data import names_a_picture
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+
+def names_a_picture(name: str | Path) -> bool:
+    """Whether a file's extension, in any case, is that of an image."""
+    return Path(name).suffix.lower() in EXTENSIONS
+
 
 NOTICE = "research software, not a medical device"
 

@@ -2,38 +2,238 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import PILReader
 from monai.networks.layers import gaussian_1d
-from monai.transforms import MapTransform, Transform
-from monai.utils import convert_to_dst_type, convert_to_tensor
-from PIL import Image
+from monai.transforms import LoadImaged, MapTransform, Transform
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
+from PIL import Image, ImageOps
 
 from .calibration import NEUTRAL
 
+logger = logging.getLogger(__name__)
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # by content; EPS would start Ghostscript
+MOST_PIXELS = 100_000_000  # a file of a few kilobytes can unpack to gigabytes
+FEW_VALUES = 8  # a mask of no more values than this holds labels; soft edges and JPEG bring more
 
-def to_grey(picture: Image.Image) -> Image.Image:
-    """Turn a picture of any mode into 8-bit grey: a ``converter`` for MONAI's ``PILReader``.
 
-    Colour is weighted as in ITU-R BT.601 (Pillow's ``L``) and alpha is ignored. 16-bit and float pictures, which
-    Pillow would clip at 255, are scaled by their own largest value when that is above 255.
+def open_image(file: str | Path) -> Image.Image:
+    """Decode the first frame of an image file, turned as its EXIF orientation says: as a viewer shows it.
+
+    ``filename`` is the file, ``info["frames"]`` the number of its frames.
+
+    Raises:
+        ValueError: the file is damaged, of a format that is not in ``FORMATS``, or above ``MOST_PIXELS``, which its
+            header tells. The caller names the file.
+        OSError: the system cannot read the file; the message names it.
     """
-    if picture.mode.startswith(("I", "F")):
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0).clip(min=0)
-        largest = values.max(initial=0)
-        return Image.fromarray((values * (255 / largest if largest > 255 else 1)).round().astype(np.uint8))
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGB")
-    return picture.convert("L")
+    try:
+        # By name, Pillow 13 maps an uncompressed TIFF into memory and mixes up width and height of a turned one.
+        with open(file, "rb") as stream, Image.open(stream, formats=FORMATS) as image:
+            check_pixels(image.size)
+            if image.format == "PNG":  # whose checksums decoding does not look at
+                with Image.open(file, formats=FORMATS) as again:
+                    again.verify()
+            frames = getattr(image, "n_frames", 1)
+            ImageOps.exif_transpose(image, in_place=True)  # decodes it
+            image.filename, image.info["frames"] = str(file), frames
+            return image
+    except Image.DecompressionBombError:
+        raise ValueError(f"more than {MOST_PIXELS // 10**6} megapixels; make it smaller") from None
+    except Image.UnidentifiedImageError:
+        reason = "empty file (0 bytes)" if not Path(file).stat().st_size else "not PNG, JPEG, BMP, TIFF, WebP or GIF"
+        raise ValueError(reason) from None
+    except Exception as error:  # Pillow raises half a dozen types, SyntaxError and struct.error among them
+        if isinstance(error, MemoryError) or getattr(error, "errno", None):
+            raise
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
-def to_mask(picture: Image.Image) -> Image.Image:
-    """Turn a mask of any mode into 0 and 255 with the threshold in the middle, for MONAI's ``PILReader``."""
-    return to_grey(picture).point(lambda value: 255 if value > 127 else 0)
+def check_pixels(size: Sequence[int]) -> None:
+    """Refuse a size (width, height, ...) above ``MOST_PIXELS`` before anything of it is decoded.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if math.prod(size) > MOST_PIXELS:
+        sides = " x ".join(map(str, size))
+        raise ValueError(f"{sides} is more than {MOST_PIXELS // 10**6} megapixels; make it smaller")
+
+
+def to_grey(image: Image.Image) -> np.ndarray:
+    """The one rule for grey: an image of any mode as uint8 (height, width).
+
+    Grey of 8 bits stays as it is. Colour is weighted as in ITU-R BT.601 (Pillow's ``L``), a palette by its colours,
+    other colour spaces (CMYK, LAB, HSV, YCbCr) through Pillow's RGB; alpha is ignored. Integers of more bits and floats
+    stay as they are where all of them are whole numbers from 0 to 255; otherwise the largest becomes 255 and 0 (or the
+    smallest, where there are negative ones) becomes 0.
+
+    Raises:
+        ValueError: NaN or infinite values, or no pixel.
+    """
+    if min(image.size) == 0:
+        raise ValueError("no pixel in it")
+    if is_deep(image):
+        values = np.asarray(image, dtype=np.float64)
+        _check_finite(values)
+        low, high = min(0.0, values.min()), values.max()
+        if low < 0 or high > 255 or (values % 1).any():
+            values = (values - low) * (255 / (high - low or 1))
+        return values.round().astype(np.uint8)
+    return np.asarray(_plain(image).convert("L"))
+
+
+def to_mask(image: Image.Image, note: Callable[[str], object] | None = None) -> np.ndarray:
+    """The one rule for masks: an image of any mode as uint8 (height, width) of 0 and 255 (lesion).
+
+    A mask has 0 and one other value, whichever (0/1, 0/255, 1 bit, a colour on black, a palette by its colours). What
+    is transparent is background; where the rest has one colour, it is the lesion. Soft edges and the noise of JPEG
+    around two values are cut in the middle.
+
+    Args:
+        image: as ``open_image`` gives it.
+        note: is told where a mask was cut; the log by default.
+
+    Raises:
+        ValueError: several greys or colours, NaN or infinite values, or no pixel.
+    """
+    if min(image.size) == 0:
+        raise ValueError("no pixel in it")
+    note = note or (lambda text: logger.info(f"{getattr(image, 'filename', 'mask')}: {text}"))
+    if is_deep(image):
+        return two_values(np.asarray(image), note)
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return two_values(np.asarray(image.convert("L")), note)
+    colours = np.asarray(_plain(image).convert("RGBA"))
+    opaque, values = colours[..., 3] > 127, colours[..., :3].max(axis=2)
+    if not opaque.all():
+        inside = colours[opaque, :3]
+        if not len(inside) or not np.ptp(inside, axis=0).any():
+            return opaque * np.uint8(255)
+        values = values * opaque
+    mask = two_values(values, note)
+    lesion = colours[mask > 0, :3] / values[mask > 0, None]  # brightness apart, as soft edges vary it
+    if len(lesion) and (np.abs(lesion - np.median(lesion, axis=0)).max(axis=1) > 0.5).mean() > 0.02:
+        raise ValueError("several colours; paint the lesion in one colour on black")
+    return mask
+
+
+def two_values(values: np.ndarray, note: Callable[[str], object] = logger.info) -> np.ndarray:
+    """``to_mask`` for numbers of any shape and kind: 0 and 255 in uint8.
+
+    Raises:
+        ValueError: several values that are no noise around two, or NaN or infinite ones.
+    """
+    _check_finite(values)
+    found, counts = np.unique(values, return_counts=True)
+    if len(found) == 1 or (len(found) == 2 and found[0] == 0):
+        return np.where(values != 0, np.uint8(255), np.uint8(0))
+    middle, top = found[-1] / 2, found[-1]
+    if len(found) > FEW_VALUES and found[0] >= 0 and found[0] < 0.1 * top:
+        low, high = (found[part][counts[part].argmax()] for part in (found <= middle, found > middle))
+        between = counts[(found > low) & (found < high)]
+        soft = counts[(found > 0.25 * top) & (found < 0.75 * top)].sum()
+        near = low < 0.1 * top and high > 0.9 * top and soft < counts[found > middle].sum() / 2
+        if near and between.max() < between.sum() / 2:
+            cut = (low + high) / 2
+            note(f"greys around {low:g} and {high:g}, cut at {cut:g}")
+            return np.where(values > cut, np.uint8(255), np.uint8(0))
+    some = ", ".join(f"{value:g}" for value in found[:5]) + (", ..." if len(found) > 5 else "")
+    raise ValueError(f"several greys ({some}); paint the lesion in one value and the rest in 0")
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image holds integers of more than 8 bits, or floats."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _check_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("holds NaN or infinite values; save it as a grey PNG")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """An image of a mode that Pillow converts to grey and to RGBA."""
+    if image.mode in ("1", "L", "LA", "RGB", "RGBA"):
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+class ImageFileReader(PILReader):
+    """MONAI's ``PILReader`` for what ``open_image`` opens; ``converter`` takes the image and gives an array."""
+
+    def read(self, data: Sequence[str] | str, **kwargs) -> Image.Image:
+        """Read one file.
+
+        Raises:
+            ValueError: naming the file and what is wrong with it.
+        """
+        (file,) = ensure_tuple(data)
+        try:
+            image = open_image(file)
+            if image.info["frames"] > 1:
+                logger.info(f"{file}: first of {image.info['frames']} frames used")
+            return Image.fromarray(self.converter(image))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+
+class LoadGreyd(LoadImaged):
+    """MONAI's ``LoadImaged`` that reads 8-bit grey by ``to_grey``, as float32 (width, height) in [0, 255].
+
+    A file that ``open_image`` or ``to_grey`` refuse is an error; MONAI's own would try its other readers on it.
+
+    Args:
+        keys: of the files.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    converter = staticmethod(to_grey)
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys=allow_missing_keys)
+        self.reader = ImageFileReader(self.converter)
+
+    def __call__(self, data: Mapping[Hashable, object], reader: object = None) -> dict:
+        """Return a copy of the item with images in place of the files."""
+        return super().__call__(data, self.reader)
+
+
+class LoadMaskd(LoadGreyd):
+    """``LoadGreyd`` for masks, by ``to_mask``: 0 and 255.
+
+    Args:
+        keys: of the files.
+        image_key: of the loaded image, whose size a mask must have.
+        allow_missing_keys: whether an item may lack a key.
+    """
+
+    converter = staticmethod(to_mask)
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, object], reader: object = None) -> dict:
+        """Return a copy of the item with masks in place of the files.
+
+        Raises:
+            ValueError: a mask has another size than its image.
+        """
+        item = super().__call__(data)
+        for key in self.key_iterator(item):
+            if item[key].shape != item[self.image_key].shape:
+                sizes = "{} x {} pixels, its image {} x {}".format(*item[key].shape, *item[self.image_key].shape)
+                raise ValueError(f"{data[key]}: {sizes}; export the mask in the size of the image")
+        return item
 
 
 class AntiAliasd(MapTransform):

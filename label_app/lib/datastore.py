@@ -17,10 +17,10 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from PIL import Image
 
 from scripts.data import EXTENSIONS, names_a_picture, picture_problem
 from scripts.files import write_json, write_whole
+from scripts.transforms import open_image
 
 from .errors import RequestError
 from .labels import check_class, read_info, read_mask, warnings, write_label
@@ -264,9 +264,7 @@ class PictureDatastore(LocalDatastore):
         return self._mask(image_id, self.get_label_uri(image_id, label_tag))
 
     def _mask(self, image_id: str, file: str | Path) -> np.ndarray:
-        with Image.open(self.picture(image_id)) as picture:
-            size = picture.size
-        return read_mask(file, size)
+        return read_mask(file, open_image(self.picture(image_id)).size)
 
     def _write(self, image_id: str, mask: np.ndarray, label_tag: str, info: dict) -> str:
         tag = getattr(label_tag, "value", label_tag)

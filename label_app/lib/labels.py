@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from scripts.files import write_whole
-from scripts.transforms import to_grey
+from scripts.transforms import open_image, to_mask, two_values
 
 from .errors import RequestError
 
@@ -28,12 +28,11 @@ INFO = "label_info"  # PNG text entry: class and mask change together, or not at
 def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
     """Read a label file of a picture's size (width, height) as bool array (height, width).
 
-    Volumes (NIfTI, NRRD) hold one slice, indexed (column, row, slice) as 3D Slicer writes them. Values above 127 are
-    lesion where there are any, values above 0 otherwise: masks come as 0 and 255 and as segment numbers.
+    Volumes (NIfTI, NRRD) hold one slice, indexed (column, row, slice) as 3D Slicer writes them.
 
     Raises:
-        RequestError: the file is no picture and no volume of one slice, of another size, or mixes the two kinds of
-            values. A volume's size is that in its header; nothing larger than the picture is unpacked.
+        RequestError: the file is no picture and no volume of one slice, of another size, or no mask by the bundle's
+            ``to_mask``. A volume's size is that in its header; nothing larger than the picture is unpacked.
     """
     name = str(file).lower()
     try:
@@ -42,23 +41,17 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
         elif name.endswith(".nrrd"):
             values = read_nrrd(file, size)
         else:
-            with Image.open(file) as picture:
-                check_shape(picture.size, size)
-                values = np.asarray(to_grey(picture) if picture.mode != "P" else picture).T
+            picture = open_image(file)
+            check_shape(picture.size, size)
+            return to_mask(picture) > 0
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"values of type {values.dtype}")
+        return two_values(values.reshape(values.shape[:2]).T) > 0
     except RequestError:
         raise
     except Exception as error:  # each library has its own
         problem = str(error) or type(error).__name__
         raise RequestError(422, f"the label cannot be read ({problem}); send PNG, .nii.gz or .nrrd") from error
-    if values.dtype.kind not in "biuf":
-        raise RequestError(422, f"the label has values of type {values.dtype}; send whole numbers")
-    values = values.reshape(values.shape[:2]).T
-    if values.max(initial=0) <= 127:
-        return values > 0
-    # White painted onto a mask of 0 and 1. Soft edges and JPEG bring ones too, but as many other greys.
-    if (values == 1).sum() > ((values > 1) & (values < 255)).sum():
-        raise RequestError(422, "the label mixes 1 with values above 127; send one value for the lesion")
-    return values > 127
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
