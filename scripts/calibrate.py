@@ -77,12 +77,12 @@ def calibrate(
 
     temperature = calibration.fit_temperature(raw, classes)
     fitted = calibration.tempered(raw, temperature)
-    malignant = names.index("malignant")
-    positive = classes == malignant
     threshold, reached, specificity = None, None, None
+    positive = classes == names.index("malignant") if "malignant" in names else np.zeros(len(classes), bool)
     if positive.any():
-        threshold = calibration.threshold_for_sensitivity(fitted[:, malignant], positive, sensitivity)
-        suspicious = fitted[:, malignant] >= threshold
+        scores = fitted[:, names.index("malignant")]
+        threshold = calibration.threshold_for_sensitivity(scores, positive, sensitivity)
+        suspicious = scores >= threshold
         reached = float(suspicious[positive].mean())
         specificity = float((~suspicious)[~positive].mean()) if not positive.all() else None
     content = {
@@ -94,7 +94,10 @@ def calibrate(
         "fitted_on": {
             "part": source,
             "pictures": len(classes),
-            "log_loss": {"before": calibration.log_loss(raw, classes), "after": calibration.log_loss(fitted, classes)},
+            "log_loss": {
+                "before": calibration.mean_log_loss(raw, classes),
+                "after": calibration.mean_log_loss(fitted, classes),
+            },
             "expected_calibration_error": {
                 "before": calibration.expected_calibration_error(raw, classes),
                 "after": calibration.expected_calibration_error(fitted, classes),
@@ -104,7 +107,8 @@ def calibrate(
         },
     }
     write_json(weights.with_name("calibration.json"), content)
-    point = "no malignant picture, so no threshold" if threshold is None else f"malignancy threshold {threshold:.3f}"
+    absent = "no malignant picture" if "malignant" in names else "no class called malignant"
+    point = f"{absent}, so no threshold" if threshold is None else f"malignancy threshold {threshold:.3f}"
     print(f"temperature {temperature:.3f}, {point}: {weights.with_name('calibration.json')}")
     return content
 

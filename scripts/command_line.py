@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 CONFIGS = BUNDLE / "configs"
-# The package `scripts` that configs and commands import is the bundle's. This line is the only one that says so.
-sys.path.insert(0, str(BUNDLE))
+# The package `scripts` that configs and commands import is the bundle's, and `lib` is that of the annotation server.
+sys.path[:0] = [str(BUNDLE), str(ROOT / "label_app")]
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", dict: "a dictionary such as \"{'a': 1}\""}
 
 

@@ -22,7 +22,7 @@ from command_line import CONFIGS, as_arguments, run, run_bundle
 
 from scripts.command import check_overrides
 from scripts.files import NOTICE, read_csv, write_csv, write_json
-from scripts.metrics import summarize
+from scripts.metrics import Images, summarize
 
 
 def cross_validate(
@@ -64,7 +64,6 @@ def cross_validate(
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
     write_json(options_file, kept)
 
-    names = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
     folders = [output / f"fold_{number}" for number in range(len(datalists))]
     paths_of = [{"dataset_dir": dataset, "datalist": datalist} for datalist in datalists]
     for number in only:
@@ -92,19 +91,12 @@ def cross_validate(
     rows, folds = [], []
     for number, folder in enumerate(folders):
         table = read_csv(folder / "testing" / "pictures.csv")
-        found = [{key: _number(value) for key, value in row.items()} for row in table]
-        rows += [{"fold": number, **row} for row in found]
-        folds.append(summarize(found, names))
+        names = [key.removeprefix("p_") for key in table[0] if key.startswith("p_")]
+        rows += [{"fold": number, **row} for row in table]
+        folds.append(summarize(Images.from_rows(table, names)))
     write_csv(output / "pictures.csv", rows, list(rows[0]))
-    write_json(output / "metrics.json", {"notice": NOTICE, **summarize(rows, names), "folds": folds})
+    write_json(output / "metrics.json", {"notice": NOTICE, **summarize(Images.from_rows(rows, names)), "folds": folds})
     print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _test(number: int, title: str, folder: Path, **options: object) -> None:

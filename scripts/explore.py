@@ -17,10 +17,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import style
 from command_line import run
+from pages import style
+from pages.style import CLASSES, COLOURS, TRUE_COLOUR
 from PIL import Image
-from style import CLASSES, COLOURS, TRUE_COLOUR
 from tqdm import tqdm
 
 from scripts.files import write_whole

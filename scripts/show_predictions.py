@@ -23,14 +23,14 @@ import cv2
 import numpy as np
 import torch
 from command_line import BUNDLE, run
-from explanations import LAYER, Explainer, score
 from fire.parser import DefaultParseValue
-from predictions_page import predictions_page, said
-from style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
+from pages.grad_cam import LAYER, Explainer, score
+from pages.predictions import predictions_page, said
+from pages.style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
 from tqdm import tqdm
 
 from scripts.files import output_stems, write_csv, write_json
-from scripts.metrics import MISSED_BELOW, overlap, picture_row
+from scripts.metrics import MISSED_BELOW, Images, overlap
 from scripts.transforms import open_image, to_grey, to_mask
 
 FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
@@ -172,7 +172,8 @@ def measure(row, mask, true):
     row["picture_px"], row["predicted_area_px"] = mask.size, int((mask > 127).sum())
     if true is not None:
         counts = overlap(torch.from_numpy(mask > 127), torch.from_numpy(true > 127))
-        found = picture_row(counts, list(row["probabilities"].values()), -1, list(row["probabilities"]))
+        probabilities = np.array([list(row["probabilities"].values())])
+        (found,) = Images(tuple(row["probabilities"]), np.array([-1]), probabilities, np.array([counts])).rows()
         row |= {key: found[key] for key in ("dice", "true_area_px")}
     lesion = row.get("true_area_px", 0) > 0
     missed = lesion and row["dice"] < MISSED_BELOW

@@ -11,7 +11,6 @@ an upper bound for a person. Out: a table of mean Dice by tool (results/simulate
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -20,12 +19,9 @@ import numpy as np
 from command_line import ROOT, run, run_bundle
 from PIL import Image
 
+from lib.box import Box, ellipse, fuse, surroundings
 from scripts.files import write_csv
 from scripts.transforms import to_grey
-
-sys.path.insert(0, str(ROOT / "label_app"))
-
-from lib.box import Box, ellipse, fuse, surroundings  # noqa: E402
 
 BOX_ERRORS = (0.0, 0.05, 0.1)  # standard deviation, as a fraction of the box's width and height
 THRESHOLDS = np.arange(1, 20) / 20  # of the slider
@@ -80,7 +76,10 @@ def simulate_annotation(
 
     scores: dict[tuple[str, float | str], list[float]] = {}
     for name, mask in true.items():
-        add = lambda tool, error, value: scores.setdefault((tool, error), []).append(value)  # noqa: E731
+
+        def add(tool: str, error: float | str, value: float) -> None:
+            scores.setdefault((tool, error), []).append(value)
+
         add("suggestion", "", dice(suggestions[name] > 0.5, mask))
         add("suggestion, slider", "", best(maps[name], mask))
         for error in BOX_ERRORS:

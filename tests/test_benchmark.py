@@ -6,32 +6,24 @@ import shutil
 import subprocess
 import sys
 
-import benchmark
 import onnx
 import pytest
 import torch
-import update_tables
 from conftest import ROOT
 from export import evenly_spaced
 from monai.bundle import ConfigParser
+from study import benchmark, tables
 
 NETWORK = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/inference.json")).get_parsed_content(
     "network_def"
 )
 
 
-def run(*options):
-    """Run the command in the repository's root."""
-    command = [sys.executable, "scripts/benchmark.py", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_ratios_follow_from_the_times(tiny_prepared, tmp_path):
+def test_ratios_follow_from_the_times(tiny_prepared, tmp_path, capfd):
     output = tmp_path / "bench mark.json"
-    options = ["--image_size", "64", "--pictures", "5", "--rounds", "1"]
-    done = run("--dataset_dir", str(tiny_prepared), "--output", str(output), *options)
-    assert done.returncode == 0, done.stderr
+    benchmark.benchmark(tiny_prepared, image_size=64, pictures=5, rounds=1, output=output)
+    shown = capfd.readouterr().out
     figures = json.loads(output.read_text())
     assert (figures["image_size"], figures["pictures"], figures["rounds"]) == (64, 5, 1)
     settings = figures["settings"]
@@ -42,7 +34,7 @@ def test_ratios_follow_from_the_times(tiny_prepared, tmp_path):
     for name in ("same", "bundle"):
         for what, ratio in figures["faster_than_plain"][name].items():
             assert ratio["median"] == pytest.approx(settings["plain"][what] / settings[name][what], rel=0.02)
-            assert f"{ratio['median']} times as fast as plain" in done.stdout
+            assert f"{ratio['median']} times as fast as plain" in shown
     assert [f.name for f in tmp_path.iterdir()] == [output.name]
 
 
@@ -64,9 +56,7 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 256, 256]  # a free batch size
 
     output = tmp_path / "inference.json"
-    options = ["--exports", str(exports), "--ckpt_dir", str(models), "--output", str(output)]
-    done = run("--dataset_dir", str(prepared), *options, "--pictures", "5", "--rounds", "1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    benchmark.benchmark(prepared, exports=exports, ckpt_dir=models, output=output, pictures=5, rounds=1)
     figures = json.loads(output.read_text())
     assert figures["weights_sha256"] == json.loads((exports / "exports.json").read_text())["weights_sha256"]
     alone, shared = {"bundle", "once", "onnx", "onnx once", "int8", "int8 once"}, {"2 x bundle", "2 x onnx", "2 x int8"}
@@ -77,8 +67,8 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     for name in ("stock", *alone):
         assert set(figures["faster_than_plain"][name]) == {"inference_s", "latency_s"}
         assert figures["settings"][name]["peak_memory_mb"] > 100
-    monkeypatch.setattr(update_tables, "results", lambda name: figures)
-    titles = [line.split(" | ")[0] for line in update_tables.inference_speed().splitlines()[2:]]
+    monkeypatch.setattr(tables, "results", lambda name: figures)
+    titles = [line.split(" | ")[0] for line in tables.inference_speed().splitlines()[2:]]
     assert titles == [
         "| plain",
         "| plain settings, this network",
@@ -92,13 +82,13 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
         "| two processes of ONNX Runtime",
         "| two processes of ONNX Runtime, INT8",
     ]
-    missing = run("--dataset_dir", str(prepared), "--exports", str(tmp_path))
-    assert "model.onnx: missing; write it with scripts/export.py" in missing.stderr and missing.stderr.count("\n") == 1
-    missing = run("--dataset_dir", str(prepared), "--exports", str(exports), "--ckpt_dir", str(tmp_path))
-    assert "model.pt: missing; name the folder of the weights" in missing.stderr and missing.stderr.count("\n") == 1
+    with pytest.raises(FileNotFoundError, match="model.onnx: missing; write it with scripts/export.py"):
+        benchmark.benchmark(prepared, exports=tmp_path)
+    with pytest.raises(FileNotFoundError, match="model.pt: missing; name the folder of the weights"):
+        benchmark.benchmark(prepared, exports=exports, ckpt_dir=tmp_path)
     torch.save({}, tmp_path / "model.pt")
-    other = run("--dataset_dir", str(prepared), "--exports", str(exports), "--ckpt_dir", str(tmp_path))
-    assert "made from other weights than" in other.stderr and other.stderr.count("\n") == 1
+    with pytest.raises(ValueError, match="made from other weights than"):
+        benchmark.benchmark(prepared, exports=exports, ckpt_dir=tmp_path)
 
 
 def test_the_stock_setting_is_plain_with_the_bundles_network():
@@ -147,14 +137,11 @@ def test_a_folder_of_any_size_is_predicted_in_the_same_memory(prepared, tmp_path
     (tmp_path / "models").mkdir()
     torch.save(NETWORK.state_dict(), tmp_path / "models" / "model.pt")
     output = tmp_path / "folders.json"
-    options = ["--dataset_dir", prepared, "--ckpt_dir", tmp_path / "models", "--sizes", "[40,400]", "--output", output]
-    command = [sys.executable, "scripts/benchmark_folders.py", *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    benchmark.benchmark_folders(prepared, (40, 400), tmp_path / "models", output)
     figures = json.loads(output.read_text())
     assert set(figures) == {"40", "400"}
     for size, found in figures.items():
         assert found["pictures_a_second"] == pytest.approx(int(size) / found["seconds"], rel=0.05)
     assert figures["400"]["peak_memory_mb"] < 1.2 * figures["40"]["peak_memory_mb"]
-    missing = subprocess.run([*command[:2], "--dataset_dir", "nowhere"], cwd=ROOT, capture_output=True, text=True)
-    assert "no pictures; give --dataset_dir" in missing.stderr and missing.stderr.count("\n") == 1
+    with pytest.raises(FileNotFoundError, match="no pictures; give --dataset_dir"):
+        benchmark.benchmark_folders(tmp_path)

@@ -13,7 +13,7 @@ from scripts.calibration import (
     expected_calibration_error,
     fit_temperature,
     load_calibration,
-    log_loss,
+    mean_log_loss,
     reliability,
     tempered,
     threshold_for_sensitivity,
@@ -40,11 +40,11 @@ def test_the_temperature_that_made_probabilities_too_sure_is_found(true):
     sure = softmax(logits * true)
     found = fit_temperature(sure, classes)
     assert found == pytest.approx(true, rel=0.05)
-    assert log_loss(tempered(sure, found), classes) <= log_loss(sure, classes) + 1e-9
+    assert mean_log_loss(tempered(sure, found), classes) <= mean_log_loss(sure, classes) + 1e-9
 
 
-def test_log_loss_is_the_mean_negative_logarithm_of_the_true_class():
-    found = log_loss(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), [1, 2])
+def test_log_loss_may_lack_a_class():
+    found = mean_log_loss(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]), [1, 2])
     assert found == pytest.approx(-(np.log(0.3) + np.log(0.8)) / 2)
 
 
@@ -62,7 +62,7 @@ def test_the_threshold_finds_the_share_of_positives_and_no_more_than_it_must():
     assert threshold_for_sensitivity(scores, [True] * 20, 0.95) == scores[1]
     assert threshold_for_sensitivity(scores, [True] * 20, 1.0) == scores[0]
     assert threshold_for_sensitivity([0.9, 0.2, 0.1], [True, True, False], 0.5) == 0.9
-    with pytest.raises(ValueError, match="no malignant picture"):
+    with pytest.raises(ValueError, match="no positive image"):
         threshold_for_sensitivity(scores, [False] * 20)
 
 
@@ -145,6 +145,29 @@ def test_without_malignant_pictures_there_is_a_temperature_and_no_threshold(eval
     assert done.returncode == 0 and "no malignant picture, so no threshold" in done.stdout, done.stderr
     content = json.loads((evaluated / "calibration.json").read_text())
     assert content["malignancy_threshold"] is None and content["temperature"] > 1
+
+
+def test_other_class_names_get_a_temperature_and_the_lack_of_an_operating_point_is_said(evaluated):
+    for file in ("pictures.csv", "metrics.json"):
+        path = evaluated / "validation" / file
+        path.write_text(path.read_text().replace("malignant", "solid").replace("benign", "cyst"))
+    done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
+    assert done.returncode == 0 and "no class called malignant, so no threshold" in done.stdout, done.stderr
+    content = json.loads((evaluated / "calibration.json").read_text())
+    assert content["malignancy_threshold"] is None and content["temperature"] > 1 and content["unsure_below"] > 0
+
+
+def test_the_operating_point_and_the_doubt_follow_the_options(evaluated):
+    options = ["--evaluation", evaluated / "validation", "--ckpt_dir", evaluated]
+    found = []
+    for more in ([], ["--sensitivity", "0.8", "--unsure_fraction", "0.5"]):
+        assert run(*options, *more).returncode == 0
+        found.append(json.loads((evaluated / "calibration.json").read_text()))
+    assert found[1]["malignancy_threshold"] > found[0]["malignancy_threshold"]
+    assert 0.8 <= found[1]["fitted_on"]["malignancy_sensitivity"] < 0.85
+    assert found[1]["unsure_below"] > found[0]["unsure_below"]
+    wrong = run(*options, "--sensitivity", "95")
+    assert wrong.returncode != 0 and "--sensitivity 95.0: pass a number above 0 and up to 1" in wrong.stderr
 
 
 def test_the_testing_part_is_refused(evaluated):

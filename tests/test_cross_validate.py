@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from study.postprocessing import choose_postprocessing
 
 from scripts.files import read_csv, sha256
 
@@ -112,10 +113,8 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     # The setting that changes nothing gets the figures that the bundle's own evaluation gives
     table = tmp_path / "postprocessing.csv"
     (tmp_path / "none.json").write_text(json.dumps({"testing": []}))
-    options = ["--dataset_dir", folds, "--cross_validation", output, *OPTIONS[2:4], *OPTIONS[6:8], "--output", table]
-    choose = [sys.executable, "scripts/choose_postprocessing.py", *map(str, options)]
-    chosen = subprocess.run([*choose, "--datalist", tmp_path / "none.json"], cwd=ROOT, capture_output=True, text=True)
-    assert chosen.returncode == 0, chosen.stderr[-2000:]
+    network = {"image_size": 64, "features": [4, 4, 8, 8, 16, 4]}
+    choose_postprocessing(folds, output, tmp_path / "none.json", table, **network)
     settings = [{k: float(v) for k, v in row.items()} for row in read_csv(table)]
     assert len(settings) == 5 * 5 * 8
     assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
@@ -131,8 +130,8 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     # Pictures of the testing part of the weights that ship are left out
     testing = [{"image": f"images/{row['filename']}"} for row in rows[:5]]
     (tmp_path / "some.json").write_text(json.dumps({"testing": testing}))
-    chosen = subprocess.run([*choose, "--datalist", tmp_path / "some.json"], cwd=ROOT, capture_output=True, text=True)
-    assert chosen.returncode == 0 and float(read_csv(table)[0]["pictures"]) == len(rows) - 5
+    choose_postprocessing(folds, output, tmp_path / "some.json", table, **network)
+    assert float(read_csv(table)[0]["pictures"]) == len(rows) - 5
 
     absent = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "[0,2]")
     assert "--only [0, 2]: " in absent.stderr and "has folds 0 to 1" in absent.stderr

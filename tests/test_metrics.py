@@ -4,12 +4,19 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES
+from conftest import CLASS_NAMES, ROOT
 from monai.data import MetaTensor
 
-from scripts.metrics import PictureMetrics, overlap, picture_row, summarize
+from scripts.metrics import Images, PictureMetrics, overlap, single_metrics, summarize
+
+
+def images(*table, class_names=CLASS_NAMES):
+    """Images from counts of pixels, true class and probabilities."""
+    counts, classes, probabilities = zip(*table)
+    return Images(tuple(class_names), np.array(classes), np.array(probabilities), np.array(counts))
 
 
 def test_overlap_counts_predicted_true_common_and_all_pixels():
@@ -29,7 +36,7 @@ def test_overlap_counts_predicted_true_common_and_all_pixels():
     ],
 )
 def test_dice_and_iou_of_one_picture(counts, dice, iou):
-    row = picture_row(counts, [0.2, 0.5, 0.3], 2, CLASS_NAMES)
+    (row,) = images((counts, 2, [0.2, 0.5, 0.3])).rows()
     assert (row["dice"], row["iou"]) == pytest.approx((dice, iou))
     assert (row["true_class"], row["predicted_class"]) == ("malignant", "benign")
 
@@ -53,7 +60,7 @@ TABLE = [
 @pytest.fixture
 def figures():
     """Summary of the seven pictures above."""
-    return summarize([picture_row(c, p, k, CLASS_NAMES) for c, k, p in TABLE], CLASS_NAMES)
+    return summarize(images(*TABLE))
 
 
 def test_figures_of_the_mask(figures):
@@ -90,23 +97,22 @@ def test_figures_of_the_class(figures):
 
 
 def test_a_figure_that_the_pictures_cannot_give_is_none():
-    normal = summarize([picture_row((0, 0, 0, 100), (0.9, 0.1, 0.0), 0, CLASS_NAMES)], CLASS_NAMES)
+    normal = summarize(images(((0, 0, 0, 100), 0, (0.9, 0.1, 0.0))))
     assert normal["lesion_dice"] is None and normal["missed_rate"] is None and normal["auroc_macro"] is None
     assert normal["score"] == 1  # Dice of all pictures stands in, classes that are absent do not count
-    lesion = summarize([picture_row((4, 4, 4, 100), (0.1, 0.9, 0.0), 1, CLASS_NAMES)], CLASS_NAMES)
+    lesion = summarize(images(((4, 4, 4, 100), 1, (0.1, 0.9, 0.0))))
     assert lesion["false_mask_rate"] is None
 
 
 def test_a_picture_of_unknown_class_counts_for_the_mask_alone(figures):
-    rows = [picture_row(c, p, k, CLASS_NAMES) for c, k, p in TABLE]
-    more = summarize([*rows, picture_row((10, 10, 10, 100), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    more = summarize(images(*TABLE, ((10, 10, 10, 100), -1, (0.1, 0.8, 0.1))))
     assert more["pictures"] == 8 and more["lesion_dice"] == pytest.approx((2.4 + 1) / 6)
     for name in ("accuracy", "macro_f1", "auroc_macro", "confusion_matrix", "by_class", "lesion_dice_by_class"):
         assert more[name] == figures[name]
 
 
 def test_without_any_class_the_score_is_that_of_the_mask():
-    unknown = summarize([picture_row((10, 10, 5, 100), (0.1, 0.8, 0.1), -1, CLASS_NAMES)], CLASS_NAMES)
+    unknown = summarize(images(((10, 10, 5, 100), -1, (0.1, 0.8, 0.1))))
     assert unknown["accuracy"] is None and unknown["macro_f1"] is None and unknown["confusion_matrix"] is None
     assert unknown["score"] == unknown["lesion_dice"] == 0.5
 
@@ -138,3 +144,33 @@ def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no picture to evaluate; this part of the datalist is empty"):
         PictureMetrics(CLASS_NAMES).compute()
+
+
+@pytest.mark.parametrize("name", ["testing", "external", "random", "cross_validation"])
+def test_the_shipped_tables_give_the_shipped_metrics(name):
+    folder = ROOT / "results" / "evaluations" / name
+    expected = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with open(folder / "pictures.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for key, value in summarize(Images.from_rows(rows, CLASS_NAMES)).items():
+        for found, wanted in zip(flat(value), flat(expected[key]), strict=True):
+            assert found == pytest.approx(wanted, abs=1e-6), key  # the table keeps six digits
+
+
+def flat(value):
+    """The numbers in nested lists and dictionaries."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if inner is None else [number for part in inner for number in flat(part)]
+
+
+@pytest.mark.parametrize("names", [("fluid", "solid"), ("a", "b", "c", "d", "e")])
+def test_classes_of_any_name_and_number_have_their_metrics(names):
+    size = len(names)
+    table = [((10, 10, 5, 100), k % size, np.eye(size)[(k + (k == 7)) % size]) for k in range(4 * size)]
+    found = summarize(images(*table, class_names=names))
+    assert found["pictures_by_class"] == dict.fromkeys(names, 4)
+    assert found["accuracy"] == pytest.approx(1 - 1 / (4 * size)) and 0.8 < found["auroc_macro"] < 1
+    assert set(found["by_class"]) == set(names) and found["lesion_dice_by_class"][names[-1]] == 0.5
+    assert "auroc_benign_malignant" not in single_metrics(images(*table, class_names=names))
+    with pytest.raises(ValueError, match="true class odd: the classes are "):
+        Images.from_rows([{"true_class": "odd"}], names)

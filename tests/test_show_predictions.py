@@ -11,8 +11,8 @@ import pytest
 import show_predictions
 import torch
 from conftest import ROOT
-from explanations import Explainer, GradCAM, score
 from monai.bundle import ConfigParser
+from pages.grad_cam import Explainer, GradCAM, score
 from PIL import Image
 
 COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]

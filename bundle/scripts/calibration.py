@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import log_loss
 
 from .files import sha256
 
@@ -19,22 +21,19 @@ SMALLEST = 1e-6  # tables hold six digits
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits behind probabilities (N, K) by a temperature: above 1 less, below 1 more confident."""
-    logits = np.log(np.clip(probabilities, SMALLEST, None)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.clip(probabilities, SMALLEST, None)) / temperature, axis=1)
 
 
-def log_loss(probabilities: np.ndarray, classes: Sequence[int]) -> float:
-    """Mean negative logarithm of the true class's probability; probabilities (N, K), class indices (N,)."""
-    chosen = probabilities[np.arange(len(probabilities)), np.asarray(classes)]
-    return float(-np.log(np.clip(chosen, SMALLEST, None)).mean())
+def mean_log_loss(probabilities: np.ndarray, classes: Sequence[int]) -> float:
+    """scikit-learn's ``log_loss`` where some of the K classes may be absent; probabilities (N, K), indices (N,)."""
+    return float(log_loss(classes, probabilities, labels=range(probabilities.shape[1])))
 
 
 def fit_temperature(probabilities: np.ndarray, classes: Sequence[int]) -> float:
     """The temperature in [0.2, 10] with the least log loss (Guo et al., "On Calibration of Modern Neural Networks",
     ICML 2017); probabilities (N, K) of a network as trained, class indices (N,)."""
     found = minimize_scalar(
-        lambda x: log_loss(tempered(probabilities, np.exp(x)), classes), bounds=np.log([0.2, 10]), method="bounded"
+        lambda x: mean_log_loss(tempered(probabilities, np.exp(x)), classes), bounds=np.log([0.2, 10]), method="bounded"
     )
     return float(np.exp(found.x))
 
@@ -63,14 +62,16 @@ def reliability(probabilities: np.ndarray, classes: Sequence[int], bins: int = 1
 
 
 def threshold_for_sensitivity(scores: Sequence[float], positive: Sequence[bool], sensitivity: float = 0.95) -> float:
-    """The largest threshold at which ``score >= threshold`` finds at least this share of the positives.
+    """The largest threshold at which ``score >= threshold`` finds at least this fraction of the positives.
+
+    None of numpy's quantiles is that: over n positives they count from n - 1 on, or stop one below.
 
     Raises:
         ValueError: where nothing is positive.
     """
     found = np.sort(np.asarray(scores, dtype=float)[np.asarray(positive, dtype=bool)])
     if len(found) == 0:
-        raise ValueError("no malignant picture to fix the operating point on; use a larger validation part")
+        raise ValueError("no positive image to fix the operating point on; use a larger validation split")
     return float(found[int(np.floor((1 - sensitivity) * len(found) + 1e-9))])
 
 

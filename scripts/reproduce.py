@@ -1,0 +1,424 @@
+"""Make every number of the documents anew: all steps in order, or some by name; what is up to date is skipped.
+
+    python scripts/reproduce.py --list True
+    python scripts/reproduce.py --source Dataset_BUSI_with_GT --external "{'external': 'BrEaST'}"
+    python scripts/reproduce.py --only "[evaluate_testing,evidence,tables]" --source Dataset_BUSI_with_GT
+
+A step is up to date where its files are there and were made from the weights and results as they are now:
+`results/made_from.json` keeps the SHA-256 of what each was made from. A step first runs those that it needs, where
+their output is missing. What lies in --runs_dir (prepared folders, trainings) is used again; remove it to begin anew.
+--weights_dir holds the weights to measure, by default the released ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from command_line import BUNDLE, ROOT, run, run_bundle, run_command
+from study import EVALUATIONS, EXTERNAL
+
+from scripts.files import sha256, write_json
+
+RESULTS = ROOT / "results"
+MADE_FROM = RESULTS / "made_from.json"
+WEIGHTS = ("weights/model.pt", "weights/calibration.json")
+# The three trainings behind the released weights; --finish repeats the last in a cross-validation
+FIRST = {"image_size": 160}
+SECOND = {"epochs": 16, "learning_rate": 0.001, "val_interval": 16, "seed": 1}
+SPLITS = ("clean", "grouped", "random")
+EXPORTS = {
+    "pytorch": {},
+    "once": {"test_time_flip": False},
+    "onnx": {"onnx_file": "model.onnx"},
+    "int8": {"onnx_file": "model_int8.onnx"},
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a step finds and leaves things; `path` turns the names of steps into files."""
+
+    runs: Path
+    weights: Path
+    source: Path | None
+    external: dict[str, Path]
+
+    def path(self, name: str) -> Path:
+        """`results/...`, `runs/...` or `weights/...` as a file."""
+        top, _, rest = name.partition("/")
+        return {"results": RESULTS, "runs": self.runs, "weights": self.weights}[top] / rest
+
+    def busi(self) -> Path:
+        """The folder of BUSI.
+
+        Raises:
+            ValueError: it was not given.
+        """
+        if not self.source:
+            raise ValueError("--source is missing; give the folder of BUSI, which holds normal, benign and malignant")
+        return self.source
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Args:
+        name: what --only takes.
+        about: what it does, for --list.
+        minutes: how long it takes on two cores, about.
+        action: does it.
+        makes: its files, the last one written last.
+        inputs: files whose change makes it stale.
+        needs: steps whose output it reads.
+    """
+
+    name: str
+    about: str
+    minutes: float
+    action: Callable[[Places], object]
+    makes: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = field(default=())
+
+    def state(self, places: Places, made_from: dict) -> str:
+        """`missing`, `stale` (made from other weights or results than those that are here) or `up to date`."""
+        if not all(places.path(name).exists() for name in self.makes):
+            return "missing"
+        kept = made_from.get(self.name, {})
+        same = all(kept.get(name) == value for name, value in self.hashes(places).items())
+        return "up to date" if same else "stale"
+
+    def hashes(self, places: Places) -> dict[str, str]:
+        """SHA-256 of the inputs that exist."""
+        return {name: sha256(places.path(name)) for name in self.inputs if places.path(name).is_file()}
+
+
+def prepare(split: str, folds: int, places: Places) -> None:
+    """Convert BUSI with one of its splits."""
+    folder = places.runs / ("folds" if folds else split)
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ["--source", places.busi().resolve(), "--output_dir", folder, "--split", split, "--folds", folds]
+    run_command(f"BUSI, {split}", "scripts/prepare_busi.py", *options)
+
+
+def keep_splits(places: Places) -> None:
+    """Copy the summaries of the splits, and the names in each part of the one that the weights were trained on."""
+    for split in SPLITS:
+        _copy(places.runs / split / "summary.json", RESULTS / "splits" / f"{split}.json")
+    _copy(places.runs / "clean/datalist.json", RESULTS / "splits/clean_datalist.json")
+
+
+def prepare_external(name: str, places: Places) -> None:
+    """Convert an external set; all of it is for testing."""
+    if name not in places.external:
+        raise ValueError(f"--external is missing; give the folder of this set as \"{{'{name}': 'DIR'}}\"")
+    shutil.rmtree(places.runs / name, ignore_errors=True)
+    options = ["--source", Path(places.external[name]).resolve(), "--layout", EXTERNAL[name]["layout"]]
+    options += ["--testing_only", True, "--output_dir", places.runs / name]
+    run_command(f"{name}, conversion", "scripts/prepare_dataset.py", *options)
+
+
+def train(split: str, places: Places) -> None:
+    """Warm-up, training at 160 pixels and at 256, as the released weights were trained; calibrated on validation."""
+    folder, data = places.runs / f"models_{split}", {"dataset_dir": places.runs / split, "resume": True}
+    start = {"ckpt_dir": folder / "start", "output_dir": folder / "start", **FIRST}
+    warm = {**start, "output_dir": folder / "warm_up"}
+    run_bundle(f"{split}, warm-up", "training", ["train", "warm_up"], **data, **warm)
+    pretrained = {"pretrained": folder / "start/warm_up.pt", "val_interval": 5}
+    run_bundle(f"{split}, training", "training", "train", **data, **start, **pretrained)
+    where = {"ckpt_dir": folder, "output_dir": folder, "pretrained": folder / "start/model.pt"}
+    run_bundle(f"{split}, second training", "training", "train", **data, **where, **SECOND)
+    del data["resume"]
+    where = {"ckpt_dir": folder, "output_dir": folder / "validation", "part": "validation"}
+    run_bundle(f"{split}, validation", "evaluating", ["train", "evaluate"], **data, **where)
+    options = ["--evaluation", folder / "validation", "--ckpt_dir", folder]
+    run_command(f"{split}, calibration", "scripts/calibrate.py", *options)
+
+
+def cross_validate(places: Places) -> None:
+    """Train and test on every fold with the recipe of the released weights."""
+    options = ["--dataset_dir", places.runs / "folds", "--output_dir", places.runs / "cross_validation"]
+    options += ["--warm_up_epochs", 20, "--val_interval", 5, "--image_size", FIRST["image_size"]]
+    options += ["--finish", str({"image_size": 256, **SECOND})]
+    run_command("Cross-validation", "scripts/cross_validate.py", *options)
+
+
+def keep_cross_validation(places: Places) -> None:
+    """Copy the joined tables."""
+    for name in ("pictures.csv", "metrics.json"):
+        _copy(places.runs / "cross_validation" / name, RESULTS / "evaluations/cross_validation" / name)
+
+
+def evaluate(name: str, places: Places) -> None:
+    """Evaluate on BUSI's testing split, on an external set, or on the split of most publications."""
+    data = {"dataset_dir": places.runs / "clean", "ckpt_dir": places.weights}
+    if name in EXTERNAL:
+        data |= {"dataset_dir": places.runs / name}
+    elif name == "random":
+        data = {"dataset_dir": places.runs / "random", "ckpt_dir": places.runs / "models_random"}
+    output = RESULTS / "evaluations" / name
+    run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output)
+
+
+def robustness(places: Places) -> None:
+    """Evaluate on altered images."""
+    from study.robustness import measure_robustness
+
+    measure_robustness(places.runs / "clean", places.weights, places.runs / "stress")
+
+
+def evidence(places: Places) -> None:
+    """Metrics with intervals, subgroups, failures and charts of all evaluations."""
+    from study.report import report
+
+    # Of the cross-validation the folds, each with its own calibration
+    folders = {name: RESULTS / "evaluations" / name for name in EVALUATIONS}
+    folders["cross_validation"] = places.runs / "cross_validation"
+    lists = [places.runs / "clean/datalist.json", places.runs / "random/datalist.json"]
+    lists += [places.runs / name / "datalist.json" for name in EXTERNAL]
+    report(folders, RESULTS / "evidence", lists, places.runs / "stress")
+
+
+def postprocessing(places: Places) -> None:
+    """Choose threshold, smallest part and gate on the cross-validation."""
+    from study.postprocessing import choose_postprocessing
+
+    paths = (places.runs / "folds", places.runs / "cross_validation", places.runs / "clean/datalist.json")
+    choose_postprocessing(*paths, RESULTS / "search/postprocessing.csv")
+
+
+def second_training(places: Places) -> None:
+    """Compare second trainings on the folds."""
+    from study.second_training import second_training
+
+    folders = (places.runs / "folds", places.runs / "cross_validation", places.runs / "second_training")
+    second_training(*folders, RESULTS / "search/second_training.csv")
+
+
+def recipes(places: Places) -> None:
+    """Train every recipe of results/search/recipes.json in two runs."""
+    from study.recipes import compare_recipes
+
+    compare_recipes(RESULTS / "search/recipes.json", places.runs / "clean", places.runs / "search")
+    _copy(places.runs / "search/recipes.csv", RESULTS / "search/recipes.csv")
+
+
+def active_learning(places: Places) -> None:
+    """Labels in random order and in that of the network's uncertainty."""
+    from study.active_learning import compare_active_learning
+
+    compare_active_learning(places.runs / "clean", places.runs / "active_learning", seeds=(0, 1, 2, 3))
+    _copy(places.runs / "active_learning/active_learning.csv", RESULTS / "active_learning.csv")
+
+
+def exports(places: Places) -> None:
+    """Export the weights, and evaluate each file on the validation split."""
+    folder, data = places.runs / "exports", {"dataset_dir": places.runs / "clean", "ckpt_dir": places.weights}
+    options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", places.weights, "--output_dir", folder]
+    run_command("Exports", "scripts/export.py", *options)
+    for name, ids in EXPORTS.items():
+        configs, ids = ["train", "evaluate"], {**ids, "part": "validation", "output_dir": folder / name}
+        if "onnx_file" in ids:
+            configs, ids = [*configs, "inference_onnx"], {**ids, "onnx_file": folder / ids["onnx_file"]}
+        run_bundle(f"Validation, {name}", "evaluating", configs, **data, **ids)
+        _copy(folder / name / "metrics.json", RESULTS / "exports" / f"validation_{name}.json")
+    _copy(folder / "exports.json", RESULTS / "exports/exports.json")
+
+
+def benchmark(output: str, options: dict, places: Places) -> None:
+    """Measure speed; on a machine that is otherwise idle."""
+    from study import benchmark
+
+    if output == "benchmark_inference":
+        options = {**options, "exports": places.runs / "exports", "ckpt_dir": places.weights}
+    benchmark.benchmark(places.runs / "clean", output=RESULTS / f"{output}.json", **options)
+
+
+def benchmark_folders(places: Places) -> None:
+    """Measure the inference command on folders of 1,000 and 10,000 images."""
+    from study.benchmark import benchmark_folders
+
+    benchmark_folders(places.runs / "clean", ckpt_dir=places.weights, output=RESULTS / "benchmark_folders.json")
+
+
+def grad_cam(places: Places) -> None:
+    """Draw and score Grad-CAM on the validation split."""
+    data, masks = places.runs / "clean", places.runs / "looked_at"
+    where = {"dataset_dir": data, "ckpt_dir": places.weights, "output_dir": masks}
+    run_bundle("Masks", "evaluating", ["train", "evaluate"], **where, part="validation", save_masks=True)
+    options = ["--predictions", masks, "--images", data / "images", "--labels", data / "labels"]
+    options += ["--ckpt_dir", places.weights, "--output_dir", places.runs / "drawings", "--grad_cam", True]
+    run_command("Grad-CAM", "scripts/show_predictions.py", *options)
+    _copy(places.runs / "drawings/grad_cam.json", RESULTS / "grad_cam.json")
+
+
+def label_session(places: Places) -> None:
+    """A simulated session of the annotation server; its environment is that of `make label_environment`."""
+    os.environ["LABEL_SESSION"] = str(RESULTS / "label_session.json")
+    run_command("Labelling session", "-m", "pytest", "-n", 0, "tests/test_label_session.py")
+
+
+def simulated_annotation(places: Places) -> None:
+    """What the tools of the annotation page are worth to a simulated reader."""
+    options = ["--dataset_dir", places.runs / "clean", "--ckpt_dir", places.weights]
+    run_command("Simulated annotation", "scripts/simulate_annotation.py", *options)
+
+
+def tables(places: Places) -> None:
+    """Copy the numbers into README, model card, docs and metadata."""
+    from study.tables import update_tables
+
+    update_tables()
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _evaluations(name: str) -> tuple[str, ...]:
+    return tuple(f"results/evaluations/{name}/{file}" for file in ("pictures.csv", "metrics.json"))
+
+
+def _steps() -> Iterable[Step]:
+    """All steps in order."""
+    for split in SPLITS:
+        about = f"BUSI with the split {split}"
+        yield Step(f"busi_{split}", about, 1, partial(prepare, split, 0), (f"runs/{split}/datalist.json",))
+    yield Step("folds", "BUSI in five folds", 1, partial(prepare, "clean", 5), ("runs/folds/datalist.json",))
+    every = tuple(f"busi_{split}" for split in SPLITS)
+    kept = (*(f"results/splits/{split}.json" for split in SPLITS), "results/splits/clean_datalist.json")
+    yield Step("splits", "summaries of the splits", 0, keep_splits, kept, needs=every)
+    for split in ("clean", "random"):
+        made = tuple(f"runs/models_{split}/{file}" for file in ("model.pt", "calibration.json"))
+        yield Step(
+            f"train_{split}", f"the three trainings on {split}", 45, partial(train, split), made, (), (f"busi_{split}",)
+        )
+    joined = ("runs/cross_validation/metrics.json",)
+    yield Step("cross_validation", "train and test on every fold", 240, cross_validate, joined, (), ("folds",))
+    keep = _evaluations("cross_validation")
+    yield Step("evaluate_cross_validation", "its tables", 0, keep_cross_validation, keep, joined, ("cross_validation",))
+    for name, found in EXTERNAL.items():
+        action, made = partial(prepare_external, name), (f"runs/{name}/datalist.json",)
+        yield Step(f"prepare_{name}", f"{found['title']}, conversion", 0.5, action, made)
+        action, made = partial(evaluate, name), _evaluations(name)
+        yield Step(f"evaluate_{name}", found["title"], 1, action, made, WEIGHTS, (f"prepare_{name}",))
+    made = _evaluations("testing")
+    yield Step("evaluate_testing", "testing split", 1, partial(evaluate, "testing"), made, WEIGHTS, ("busi_clean",))
+    made, needs = _evaluations("random"), ("busi_random", "train_random")
+    yield Step("evaluate_random", "split of most publications", 1, partial(evaluate, "random"), made, (), needs)
+    made, needs = ("results/search/postprocessing.csv", "results/search/postprocessing.json"), (
+        "cross_validation",
+        "busi_clean",
+    )
+    yield Step("postprocessing", "threshold, smallest part, gate", 10, postprocessing, made, joined, needs)
+    made, needs = ("results/search/second_training.csv",), ("cross_validation",)
+    yield Step("second_training", "kinds of second training", 300, second_training, made, joined, needs)
+    made, inputs = ("results/search/recipes.csv",), ("results/search/recipes.json",)
+    yield Step("recipes", "training recipes, two runs each", 600, recipes, made, inputs, ("busi_clean",))
+    made = ("results/active_learning.csv",)
+    yield Step("active_learning", "order of labels", 120, active_learning, made, (), ("busi_clean",))
+    made = ("runs/stress/marks_erased/metrics.json",)
+    yield Step("robustness", "altered images", 15, robustness, made, WEIGHTS, ("busi_clean",))
+    tables_of = tuple(_evaluations(name)[0] for name in EVALUATIONS)
+    needs = ("robustness", "cross_validation", "busi_random", *(f"prepare_{name}" for name in EXTERNAL))
+    yield Step(
+        "evidence",
+        "intervals, subgroups, charts",
+        5,
+        evidence,
+        ("results/evidence/report.json",),
+        (*WEIGHTS, *tables_of),
+        needs,
+    )
+    made = (*(f"results/exports/validation_{name}.json" for name in EXPORTS), "results/exports/exports.json")
+    yield Step("exports", "TorchScript, ONNX, INT8", 5, exports, made, WEIGHTS, ("busi_clean",))
+    for name, options, minutes in (
+        ("benchmark_256", {"image_size": 256, "rounds": 4}, 30),
+        ("benchmark_160", {"image_size": 160}, 15),
+        ("benchmark_160_fp32", {"image_size": 160, "amp": False}, 20),
+        ("benchmark_inference", {"pictures": 60, "rounds": 3}, 10),
+    ):
+        inference = name == "benchmark_inference"
+        needs, inputs = ("busi_clean", *(["exports"] * inference)), WEIGHTS[:1] * inference
+        action = partial(benchmark, name, options)
+        yield Step(name, "speed; needs an idle machine", minutes, action, (f"results/{name}.json",), inputs, needs)
+    made, needs = ("results/benchmark_folders.json",), ("busi_clean",)
+    yield Step(
+        "benchmark_folders", "folders of two sizes; idle machine", 10, benchmark_folders, made, WEIGHTS[:1], needs
+    )
+    yield Step("grad_cam", "where the class looks", 3, grad_cam, ("results/grad_cam.json",), WEIGHTS[:1], needs)
+    yield Step("label_session", "annotation server", 10, label_session, ("results/label_session.json",), WEIGHTS[:1])
+    action, made = simulated_annotation, ("results/simulated_annotation.csv",)
+    yield Step("simulated_annotation", "tools of the annotation page", 10, action, made, WEIGHTS[:1], ("busi_clean",))
+    yield Step("tables", "numbers of all documents", 0, tables, (), ())
+
+
+STEPS = {step.name: step for step in _steps()}
+
+
+def reproduce(
+    source: Path | None = None,
+    external: dict | None = None,
+    only: tuple[str, ...] = (),
+    list_: bool = False,
+    force: bool = False,
+    runs_dir: Path = Path("runs"),
+    weights_dir: Path = BUNDLE / "models",
+) -> None:
+    """Run what is missing or stale, or say what is.
+
+    Args:
+        source: folder of BUSI, for the steps that need it.
+        external: folder of each external test set by the name of its results, such as {'external': 'BrEaST'}.
+        only: names of the steps to run; all that are not up to date by default.
+        list_: whether to show the steps with their state and about how long they take, and do nothing.
+        force: whether to run the steps named in --only even where they are up to date.
+        runs_dir: folder of prepared data and trainings.
+        weights_dir: folder of the weights that are measured, `model.pt` and `calibration.json`.
+
+    Raises:
+        ValueError: a step is unknown, lacks an option or failed.
+    """
+    unknown = [name for name in [*only, *(external or {})] if name not in (*STEPS, *EXTERNAL)]
+    if unknown:
+        raise ValueError(
+            f"no step or set {unknown[0]}; the steps are {', '.join(STEPS)}; the sets {', '.join(EXTERNAL)}"
+        )
+    places = Places(runs_dir.resolve(), weights_dir.resolve(), source, external or {})
+    made_from = json.loads(MADE_FROM.read_text(encoding="utf-8")) if MADE_FROM.is_file() else {}
+    if list_:
+        for step in STEPS.values():
+            print(f"{step.name:26}{step.state(places, made_from):12}{step.minutes:6g} min  {step.about}")
+        return
+    for name in only or [name for name in STEPS if any(made.startswith("results/") for made in STEPS[name].makes)]:
+        _bring_up(STEPS[name], places, made_from, force and name in only)
+    if not only:
+        tables(places)
+
+
+def _bring_up(step: Step, places: Places, made_from: dict, force: bool = False) -> None:
+    """Run a step where it is not up to date, after those that it needs where their output is missing or stale."""
+    if step.state(places, made_from) == "up to date" and step.makes and not force:
+        print(f"{step.name}: up to date", flush=True)
+        return
+    for name in step.needs:
+        _bring_up(STEPS[name], places, made_from)
+    print(f"\n==== {step.name}: {step.about}, about {step.minutes:g} minutes", flush=True)
+    step.action(places)
+    missing = [name for name in step.makes if not places.path(name).exists()]
+    if missing:
+        raise ValueError(f"{step.name}: did not make {missing[0]}; see above")
+    made_from[step.name] = step.hashes(places)
+    write_json(MADE_FROM, {name: made_from[name] for name in STEPS if made_from.get(name)})
+
+
+if __name__ == "__main__":
+    run(reproduce)

@@ -1,0 +1,342 @@
+"""Write the tables of README, model card and docs, and the metadata's metrics, from the files in results/.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything between the two is replaced. A test runs
+the same code and fails where a text differs from its file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas
+from command_line import ROOT
+from study import EVALUATIONS
+
+from scripts.files import read_csv, write_whole
+
+TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
+METADATA = "bundle/configs/metadata.json"
+METRICS = ("lesion_dice", "lesion_iou", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant", "auroc_macro")
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SECOND_TRAININGS = {
+    "none": "none: 160 pixels",
+    "long": "160 pixels, 40 epochs",
+    "mean": "the same, mean of the weights before and after",
+    "256_best": "256 pixels, 16 epochs, best of eight validations",
+    "256": "256 pixels, 16 epochs, last epoch",
+}
+ACTIVE = {"lesion Dice": "lesion_dice", "macro F1": "macro_f1"}
+GOALS = {
+    "lesion_dice": ("lesion Dice", "0.80 or more"),
+    "lesion_iou": ("lesion IoU", "0.71 or more"),
+    "dice_benign": ("Dice, benign", ""),
+    "dice_malignant": ("Dice, malignant", "0.76 or more"),
+    "missed_rate": ("lesions missed (Dice below 0.1)", "5 % or less"),
+    "false_mask_rate": ("normals with a false mask", "8 % or less"),
+    "dice_all_pictures": ("Dice, all pictures", ""),
+    "accuracy": ("accuracy", "0.89 or more"),
+    "macro_f1": ("macro F1", "0.88 or more"),
+    "auroc_malignant": ("AUROC, malignant against the rest", "0.97 or more"),
+    "auroc_macro": ("AUROC, macro", "0.97 or more"),
+    "auroc_benign_malignant": ("AUROC, benign against malignant", "external: 0.80 or more"),
+    "calibration_error_after": ("calibration error after calibration", "0.04 or less"),
+}
+
+
+def results(name: str) -> dict | list[dict]:
+    """Content of a file of results/, rows where it is a table."""
+    path = ROOT / "results" / name
+    return json.loads(path.read_text(encoding="utf-8")) if name.endswith(".json") else read_csv(path)
+
+
+def number(name: str, value: float | None) -> str:
+    """A figure as texts show it; shares of pictures in percent."""
+    return "" if value is None else f"{100 * value:.0f} %" if name.endswith("_rate") else f"{value:.3f}"
+
+
+def interval(name: str, found: dict | None) -> str:
+    """A figure with its 95 % interval; empty where it cannot be had."""
+    if found is None:
+        return ""
+    low, high = (number(name, found[key]).removesuffix(" %") for key in ("low", "high"))
+    return f"{number(name, found['value'])} ({low} to {high})"
+
+
+def table(head: list, rows: list[list]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
+def evidence() -> str:
+    """Figures with intervals, one column for each evaluation."""
+    report = results("evidence/report.json")
+    rows = [["pictures / groups", "", *(f"{report[e]['pictures']} / {report[e]['groups']}" for e in EVALUATIONS)]]
+    for name, (title, goal) in GOALS.items():
+        rows.append([title, goal, *(interval(name, report[e]["figures"][name]) for e in EVALUATIONS)])
+    return table(["figure (95 % interval)", "goal", *EVALUATIONS.values()], rows)
+
+
+def folds() -> str:
+    """The cross-validation fold by fold."""
+    found = results("evidence/report.json")["cross_validation"]["folds"]
+    names = ("lesion_dice", "lesion_iou", "dice_malignant", "missed_rate", "false_mask_rate", "accuracy", "macro_f1")
+    names += ("auroc_malignant", "auroc_macro", "calibration_error_after")
+    rows = [[fold.removeprefix("fold_"), *(number(n, f[n]) for n in names)] for fold, f in found.items()]
+    return table(["fold", *(GOALS[name][0] for name in names)], rows)
+
+
+def subgroups() -> str:
+    """The cross-validation by subgroup."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
+    found = results("evidence/report.json")["cross_validation"]["subgroups"]
+    rows = [[group, f["pictures"], *(interval(n, f[n]) for n in names)] for group, f in found.items()]
+    return table(["subgroup", "pictures", *(GOALS[name][0] for name in names)], rows)
+
+
+def calibration() -> str:
+    """Calibration and operating point by evaluation."""
+    report = results("evidence/report.json")
+    rows = [
+        ["calibration error before", "calibration_error_before"],
+        ["calibration error after", "calibration_error_after"],
+        ["Brier score before", "brier_before"],
+        ["Brier score after", "brier_after"],
+        ["sensitivity for malignancy at the operating point", "operating_point_sensitivity"],
+        ["specificity for malignancy at the operating point", "operating_point_specificity"],
+        ["accuracy of the surer 90 % of the pictures", "accuracy_at_90_coverage"],
+        ["accuracy of the surer 80 % of the pictures", "accuracy_at_80_coverage"],
+    ]
+    cells = [[title, *(interval(name, report[e]["figures"].get(name)) for e in EVALUATIONS)] for title, name in rows]
+    return table(["figure (95 % interval)", *EVALUATIONS.values()], cells)
+
+
+def stress() -> str:
+    """The test part under alterations."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
+    found = results("evidence/report.json")["stress"]
+    order = sorted(found, key=lambda c: (c != "unaltered", not c[-1].isdigit(), c.rstrip("0123456789."), _strength(c)))
+    rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in names)] for c in order]
+    return table(["condition", *(GOALS[name][0] for name in names)], rows)
+
+
+def _strength(condition: str) -> float:
+    last = condition.rsplit("_", 1)[-1]
+    return float(last) if last.replace(".", "").isdigit() else 0.0
+
+
+def recipes() -> str:
+    """What the search tried, each the mean of its runs."""
+    names = ["lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_macro", "auroc_malignant"]
+    found = pandas.read_csv(ROOT / "results/search/recipes.csv", dtype={"recipe": str}).groupby("recipe", sort=False)
+    means, counts = found[names].mean(), found.size()
+    rows = [[f"`{recipe}`", counts[recipe], *(number(n, row[n]) for n in names)] for recipe, row in means.iterrows()]
+    return table(["recipe", "runs", *(GOALS[name][0] for name in names)], rows)
+
+
+def postprocessing() -> str:
+    """The chosen postprocessing beside none, on the folds' test pictures outside the testing part."""
+    found = results("search/postprocessing.csv")
+    settings = {k: str(float(v)) for k, v in configured().items()}
+    plain = {"mask_threshold": "0.5", "smallest_share": "0.0", "normal_gate": "1.0"}
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "dice_all_pictures")
+    rows = []
+    alone = [{**plain, key: value} for key, value in settings.items() if value != plain[key]]
+    for title, wanted in (("none", plain), *((_changed(a, plain), a) for a in alone), ("all, the default", settings)):
+        row = next(r for r in found if all(float(r[key]) == float(value) for key, value in wanted.items()))
+        rows.append([title, *(number(n, float(row[n])) for n in names)])
+    worth = results("search/postprocessing.json")
+    rows.append(["chosen on four folds, on the fifth", *(number(n, worth[n]) for n in names)])
+    return table(["postprocessing", *(GOALS[name][0] for name in names)], rows)
+
+
+def configured() -> dict[str, float]:
+    """The postprocessing of the bundle's configs."""
+    config = json.loads((ROOT / "bundle/configs/inference.json").read_text(encoding="utf-8"))
+    return {key: config[key] for key in ("mask_threshold", "smallest_share", "normal_gate")}
+
+
+def _changed(setting: dict, plain: dict) -> str:
+    return ", ".join(f"`{key}` {value}" for key, value in setting.items() if value != plain[key])
+
+
+def failures() -> str:
+    """Worst masks and missed malignant pictures of the test part, by file name."""
+    found = results("evidence/report.json")["testing"]["failures"]
+    kinds = {"worst_masks": "mask among the ten worst", "malignant_missed": "malignant, missed"}
+    kinds |= {"false_masks": "mask on a normal picture"}
+    pictures = {}
+    for kind, title in kinds.items():
+        for picture in found[kind]:
+            pictures.setdefault(picture["filename"], (picture, []))[1].append(title)
+    rows = [
+        [name, "; ".join(titles), p["predicted_class"], f"{p['probability']:.2f}", f"{p['dice']:.2f}"]
+        for name, (p, titles) in pictures.items()
+    ]
+    return table(["picture", "what went wrong", "class predicted", "its probability", "Dice"], rows)
+
+
+def exports() -> str:
+    """Size of each exported file, its distance from PyTorch, and what it costs in figures on validation."""
+    found = results("exports/exports.json")
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
+    names = ("lesion_dice", "false_mask_rate", "macro_f1", "auroc_macro", "auroc_malignant")
+    size = [f"{found['weights_bytes'] / 1e6:.1f} MB", "", ""]
+    pytorch = {"`model.pt`": "pytorch", "`model.pt` without the mirror image": "once"}
+    rows = [[title, *size, *(number(n, figures[run][n]) for n in names)] for title, run in pytorch.items()]
+    for file, evaluation in (("model.ts", None), ("model.onnx", "onnx"), ("model_int8.onnx", "int8")):
+        f = found["files"][file]
+        cells = [f"{f['bytes'] / 1e6:.1f} MB", f"{f['largest_probability_difference']:.0e}"]
+        cells.append(f"{100 * f['differing_mask_pixels']:.3f} %")
+        measured = [number(n, figures[evaluation][n]) for n in names] if evaluation else [""] * len(names)
+        rows.append([f"`{file}`", *cells, *measured])
+    head = ["file", "size", "largest difference of a probability", "mask pixels that differ"]
+    return table([*head, *(GOALS[n][0] for n in names)], rows)
+
+
+def second_training() -> str:
+    """The folds with each kind of second training."""
+    names = [
+        "lesion_dice",
+        "lesion_iou",
+        "missed_rate",
+        "false_mask_rate",
+        "accuracy",
+        "auroc_macro",
+        "auroc_malignant",
+    ]
+    found = pandas.read_csv(ROOT / "results/search/second_training.csv")
+    rows = []
+    for split, folds, kinds in (
+        ("validation", [0, 1], SECOND_TRAININGS),
+        ("validation", [0, 1, 2, 3, 4], ("none", "256_best", "256")),
+        ("test", [0, 1, 2, 3, 4], ("none", "256_best", "256")),
+    ):
+        for kind in kinds:
+            chosen = found[(found.kind == kind) & (found.split == split) & found.fold.isin(folds)]
+            means = [number(name, value) for name, value in chosen[names].mean().items()]
+            rows.append([SECOND_TRAININGS[kind], f"{split}, folds {', '.join(map(str, folds))}", *means])
+    return table(["second training", "pictures", *(GOALS[name][0] for name in names)], rows)
+
+
+def inference_speed() -> str:
+    """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
+    found = results("benchmark_inference.json")
+    titles = {"plain": "plain", "stock": "plain settings, this network"}
+    for name, title in (("bundle", "this bundle"), ("onnx", "ONNX Runtime"), ("int8", "ONNX Runtime, INT8")):
+        once = "once" if name == "bundle" else f"{name} once"
+        titles |= {name: title, once: f"{title} without the mirror image"}
+    titles |= {f"2 x {name}": f"two processes of {titles[name]}" for name in ("bundle", "onnx", "int8")}
+    rows = []
+    for name, title in titles.items():
+        s, ratios = found["settings"][name], found["faster_than_plain"].get(name, {})
+        cells = [_ratio(ratios[key]) if key in ratios else "" for key in ("inference_s", "latency_s")]
+        cells = ["1", "1"] if name == "plain" else cells
+        rate = found["pictures"] / s["inference_s"]
+        latency = f"{1000 * s['latency_s']:.0f} ms" if "latency_s" in s else ""
+        rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
+    head = ["setting", "pictures a second", "one picture", "times as fast as plain", "the same for one picture"]
+    return table([*head, "peak memory"], rows)
+
+
+def folder_sizes() -> str:
+    """Inference on folders of several sizes."""
+    found = results("benchmark_folders.json")
+    rows = [[n, f"{f['pictures_a_second']:.1f}", f"{f['peak_memory_mb']} MB"] for n, f in found.items()]
+    return table(["pictures in the folder", "pictures a second", "peak memory"], rows)
+
+
+def active_learning() -> str:
+    """What a small network learns from labels in random order and in order of its uncertainty."""
+    found = pandas.read_csv(ROOT / "results/active_learning.csv").groupby(["labels", "strategy"])
+    columns = [(title, name, order) for title, name in ACTIVE.items() for order in ("random", "uncertainty")]
+    spread = found[list(ACTIVE.values())].agg(["mean", "min", "max"])
+    rows = []
+    for labels in dict.fromkeys(spread.index.get_level_values("labels")):
+        cells = [spread.loc[(labels, order)][name] for _, name, order in columns]
+        rows.append([labels, *(f"{c['mean']:.3f} ({c['min']:.3f} to {c['max']:.3f})" for c in cells)])
+    return table(["labels", *(f"{title}, {order}" for title, _, order in columns)], rows)
+
+
+def _ratio(found: dict) -> str:
+    return f"{found['median']:.1f} ({found['range'][0]:.1f} to {found['range'][1]:.1f})"
+
+
+def splits() -> str:
+    """The three splits of BUSI: images, classes, parts."""
+    rows = []
+    for split in ("clean", "grouped", "random"):
+        counts = results(f"splits/{split}.json")["counts"]
+        parts = ", ".join(str(sum(counts[part].values())) for part in ("training", "validation", "testing"))
+        used = counts["used"]
+        rows.append([f"`{split}`", sum(used.values()), " / ".join(map(str, used.values())), parts])
+    return table(["`--split`", "pictures", "normal / benign / malignant", "training, validation, testing"], rows)
+
+
+def training_speed() -> str:
+    """Training against MONAI's plain settings, at each size and precision."""
+    rows = []
+    for file, title in (("256", "256"), ("160", "160"), ("160_fp32", "160, fp32")):
+        found = results(f"benchmark_{file}.json")
+        for name, setting in (("same", "same network"), ("bundle", "this bundle")):
+            ratios = [_ratio(found["faster_than_plain"][name][what]) for what in ("epoch_s", "step_s")]
+            rows.append([title, setting, *ratios, f"{100 * found['settings'][name]['share_of_matrix_peak']:.0f} %"])
+    return table(["pixels", "setting", "training epoch", "network step", "step against matrix product"], rows)
+
+
+FUNCTIONS = (
+    evidence,
+    splits,
+    training_speed,
+    folds,
+    subgroups,
+    calibration,
+    stress,
+    recipes,
+    postprocessing,
+    failures,
+    exports,
+    second_training,
+    inference_speed,
+    folder_sizes,
+    active_learning,
+)
+TABLES = {f.__name__: f for f in FUNCTIONS}
+
+
+def with_metrics(text: str) -> str:
+    """The metadata's text with `eval_metrics` of the test part."""
+    figures = results("evidence/report.json")["testing"]["figures"]
+    lines = ",\n".join(f'        "{name}": {figures[name]["value"]:.3f}' for name in METRICS)
+    return re.sub(r'"eval_metrics": {[^}]*}', f'"eval_metrics": {{\n{lines}\n    }}', text)
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table written anew.
+
+    Raises:
+        ValueError: a mark names no table.
+    """
+
+    def replace(match: re.Match) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"no table {match[2]}; there are {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[match[2]]()}{match[3]}"
+
+    return MARKED.sub(replace, text)
+
+
+def update_tables() -> None:
+    """Write the tables of all texts and the figures of the metadata.
+
+    Raises:
+        FileNotFoundError: a file of results/ is missing.
+    """
+    for name in TEXTS:
+        text = with_tables((ROOT / name).read_text(encoding="utf-8"))
+        write_whole(ROOT / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
+        print(f"{name}: {len(MARKED.findall(text))} tables")
+    text = with_metrics((ROOT / METADATA).read_text(encoding="utf-8"))
+    write_whole(ROOT / METADATA, lambda path: Path(path).write_text(text, encoding="utf-8"))
