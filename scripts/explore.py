@@ -9,7 +9,9 @@ those of one class alone.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 from collections import Counter, defaultdict
 from html import escape
@@ -19,7 +21,7 @@ import cv2
 import numpy as np
 from command_line import run
 from pages import style
-from pages.style import CLASSES, COLOURS, TRUE_COLOUR
+from pages.style import CLASSES, TRUE_COLOUR, class_colours, class_mark
 from PIL import Image
 from tqdm import tqdm
 
@@ -52,18 +54,21 @@ def explore(
     """
     if count < 1 or seed < 0:
         raise ValueError("--count needs a whole number from 1 on, --seed one from 0 on")
-    if class_ not in (None, *CLASSES):
-        raise ValueError(f"--class {class_}: pass one of {', '.join(CLASSES)}")
     prepared, output = dataset_dir, output_dir
-    items, summary = read_lists(prepared)
+    items, names, summary = read_lists(prepared)
+    if class_ not in (None, *names):
+        raise ValueError(f"--class {class_}: pass one of {', '.join(names)}")
+    colours = class_colours(names)
     pictures, problems = read_pictures(prepared, items)
     output.mkdir(parents=True, exist_ok=True)
     sections = {}
     for title, section in SECTIONS.items():
-        sections[title] = section(pictures, output)
-    sections["Samples"] = samples(pictures, prepared, output, [class_] if class_ else CLASSES, count, seed)
-    sections["The same scan"] = same_scans(pictures, output)
+        sections[title] = section(pictures, output, colours)
+    shown = {class_: colours[class_]} if class_ else colours
+    sections["Samples"] = samples(pictures, prepared, output, shown, count, seed)
+    sections["The same scan"] = same_scans(pictures, output, colours)
     sections["Left out and repaired"] = left_out(summary, problems)
+    sections = {title: html for title, html in sections.items() if html}
     name = summary.get("split", "")
     lead = f"<p>{len(pictures)} pictures of {escape(prepared.resolve().name)}"
     lead += f", split {escape(name)}</p>" if name else "</p>"
@@ -73,15 +78,19 @@ def explore(
 
 
 def read_lists(prepared):
-    """The datalist's items, each with its `part`, and the content of `summary.json` (empty without that file)."""
+    """The datalist's items, each with its `part` and `class_name`, the names of the classes, and the content of
+    `summary.json` (empty without that file)."""
     file = prepared / "datalist.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: missing; name the output folder of scripts/prepare_busi.py")
+        raise FileNotFoundError(f"{file}: missing; name a prepared folder")
     content = json.loads(file.read_text(encoding="utf-8"))
+    names = content.get("class_names", CLASSES)
     parts = {k: v for k, v in content.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     summary = prepared / "summary.json"
-    items = [{**item, "part": part} for part, found in parts.items() for item in found]
-    return items, json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    items = [
+        {**item, "part": part, "class_name": names[item["class"]]} for part, found in parts.items() for item in found
+    ]
+    return items, names, json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
 
 
 def read_pictures(prepared, items):
@@ -111,7 +120,6 @@ def read_pictures(prepared, items):
             {
                 **item,
                 "name": Path(item["image"]).name,
-                "class_name": CLASSES[item["class"]],
                 "size": (width, height),
                 "thumb": cv2.resize(
                     image, (max(1, round(width * THUMB / height)), THUMB), interpolation=cv2.INTER_AREA
@@ -156,7 +164,7 @@ def _number(column):
     return ' class="number"' if column else ""
 
 
-def classes(pictures, output):
+def classes(pictures, output, colours):
     """Bars and pies of the classes in each part."""
     counts = {part: Counter() for part in dict.fromkeys(p["part"] for p in pictures)}
     for p in pictures:
@@ -167,18 +175,19 @@ def classes(pictures, output):
     for axes in grid[0]:
         axes.remove()
     bars = figure.add_subplot(grid[0, 0].get_gridspec()[0, :])
-    for k, name in enumerate(CLASSES):
-        places = np.arange(len(counts)) + 0.27 * (k - 1)
-        drawn = bars.bar(places, [c[name] for c in counts.values()], 0.25, color=COLOURS[name], label=name)
+    width = 0.8 / len(colours)
+    for k, name in enumerate(colours):
+        places = np.arange(len(counts)) + width * (k - (len(colours) - 1) / 2)
+        drawn = bars.bar(places, [c[name] for c in counts.values()], 0.92 * width, color=colours[name], label=name)
         bars.bar_label(drawn, fontsize=8, padding=1)
     bars.set(xticks=range(len(counts)), xticklabels=list(counts), ylabel="pictures")
     bars.spines[["top", "right"]].set_visible(False)
     bars.legend()
     for axes, (part, found) in zip(grid[1], pies.items()):
-        shown = [name for name in CLASSES if found[name]]
+        shown = [name for name in colours if found[name]]
         axes.pie(
             [found[name] for name in shown],
-            colors=[COLOURS[name] for name in shown],
+            colors=[colours[name] for name in shown],
             autopct="%.0f %%",
             startangle=90,
             counterclock=False,
@@ -187,28 +196,28 @@ def classes(pictures, output):
         )
         axes.set_title(f"{part} ({sum(found.values())})", fontsize=9)
     alt = f"Bar chart of the pictures of each class in {', '.join(counts)}, and their shares as pies"
-    rows = [(escape(part), *(c[n] for n in CLASSES), c.total()) for part, c in {**counts, "all": everything}.items()]
-    head = ("Part", *map(style.class_mark, CLASSES), "all")
+    rows = [(escape(part), *(c[n] for n in colours), c.total()) for part, c in {**counts, "all": everything}.items()]
+    head = ("Part", *itertools.starmap(class_mark, colours.items()), "all")
     return _figure(figure, output / "classes.png", alt) + _table(head, rows)
 
 
-def sizes(pictures, output):
+def sizes(pictures, output, colours):
     """Width and height of each picture."""
     w, h = np.array([p["size"] for p in pictures]).T
-    figure, grid = style.chart(1, len(CLASSES), (9, 3.2), sharex=True, sharey=True)
-    for axes, name in zip(grid, CLASSES):
+    figure, grid = style.chart(1, len(colours), (3 * len(colours), 3.2), sharex=True, sharey=True, squeeze=False)
+    for axes, name in zip(grid[0], colours):
         found = np.array([p["size"] for p in _of(pictures, name)]).reshape(-1, 2)
-        axes.scatter(*found.T, s=14, alpha=0.5, linewidths=0, color=COLOURS[name])
+        axes.scatter(*found.T, s=14, alpha=0.5, linewidths=0, color=colours[name])
         axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} pictures)")
-    grid[0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
+    grid[0, 0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
     text = f"<p>Widths {w.min()} to {w.max()} (median {np.median(w):.0f}), "
     text += f"heights {h.min()} to {h.max()} (median {np.median(h):.0f}) pixels.</p>"
     return text + _figure(figure, output / "picture_sizes.png", "Scatter plot of width and height in pixels by class")
 
 
-def lesions(pictures, output):
+def lesions(pictures, output, colours):
     """Area of the lesion, number of its parts, and where it lies."""
-    named = [name for name in CLASSES if any(p["area"] for p in _of(pictures, name))]
+    named = [name for name in colours if any(p["area"] for p in _of(pictures, name))]
     if not named:
         return "<p>No picture has a lesion.</p>"
     figure, (area, number) = style.chart(1, 2, (8.5, 3.6), width_ratios=(3, 2))
@@ -218,12 +227,14 @@ def lesions(pictures, output):
     for k, name in enumerate(named):
         share = [100 * p["area"] for p in kept[name]]
         label = f"{name}: median {np.median(share):.1f} %"
-        area.hist(share, 100 * bins, color=COLOURS[name], alpha=0.25)
-        area.hist(share, 100 * bins, color=COLOURS[name], histtype="step", linewidth=1.6, label=label)
+        area.hist(share, 100 * bins, color=colours[name], alpha=0.25)
+        area.hist(share, 100 * bins, color=colours[name], histtype="step", linewidth=1.6, label=label)
         times = Counter(p["lesions"] for p in kept[name])
         most = max(p["lesions"] for found in kept.values() for p in found)
-        places = np.arange(1, most + 1) + 0.4 * (k - (len(named) - 1) / 2)
-        drawn = number.bar(places, [times[i] for i in range(1, most + 1)], 0.38, color=COLOURS[name], label=name)
+        places = np.arange(1, most + 1) + 0.8 / len(named) * (k - (len(named) - 1) / 2)
+        drawn = number.bar(
+            places, [times[i] for i in range(1, most + 1)], 0.75 / len(named), color=colours[name], label=name
+        )
         number.bar_label(drawn, fontsize=8, padding=1)
         number.set(xticks=range(1, most + 1))
     area.set(xscale="log", xlabel="lesion area (% of the picture)", ylabel="pictures")
@@ -249,17 +260,17 @@ def lesions(pictures, output):
     return html + _figure(figure, output / "lesion_position.png", alt)
 
 
-def intensities(pictures, output):
+def intensities(pictures, output, colours):
     """Mean histogram of the grey values of each class, of the whole picture and of the lesion."""
     figure, (whole, inside) = style.chart(1, 2, (8.5, 3.4), sharey=True)
-    for name in CLASSES:
+    for name in colours:
         found = _of(pictures, name)
         lesion = [p["grey_inside"] for p in found if p["grey_inside"] is not None]
         for axes, shares in ((whole, [p["grey"] for p in found]), (inside, lesion)):
             if shares:
                 mean = 100 * np.mean(shares, axis=0).reshape(64, 4).sum(1)
                 level = np.mean(shares, axis=0) @ np.arange(256)
-                axes.plot(np.arange(2, 256, 4), mean, color=COLOURS[name], label=f"{name}: mean {level:.0f}")
+                axes.plot(np.arange(2, 256, 4), mean, color=colours[name], label=f"{name}: mean {level:.0f}")
     whole.set(title="whole picture", ylabel="pixels (%) in each 4 grey values", ylim=(0, None))
     inside.set(title="inside the lesion")
     for axes in (whole, inside):
@@ -270,23 +281,22 @@ def intensities(pictures, output):
     return _figure(figure, output / "intensities.png", alt)
 
 
-def marks(pictures, output):
-    """Share of the pictures with burned-in marks, by class and kind."""
+def marks(pictures, output, colours):
+    """Share of the pictures with burned-in marks, by class and kind, where the published list of BUSI knows them."""
     known = [p for p in pictures if "burned_in_marks" in p]
     if not known:
-        return (
-            "<p>The published list of BUSI's pictures does not know these; whether marks are burned in is unknown.</p>"
-        )
+        return ""
     kinds = sorted({kind for p in known for kind in p["burned_in_marks"].split("&") if kind})
     bars = {"any": lambda p: bool(p["burned_in_marks"])}
     bars |= {kind: lambda p, kind=kind: kind in p["burned_in_marks"].split("&") for kind in kinds}
     figure, axes = style.chart(size=(7.5, 3.6))
-    for k, name in enumerate(CLASSES):
+    width = 0.8 / len(colours)
+    for k, name in enumerate(colours):
         found = _of(known, name)
         counts = [sum(map(test, found)) for test in bars.values()]
-        places = np.arange(len(bars)) + 0.27 * (k - 1)
+        places = np.arange(len(bars)) + width * (k - (len(colours) - 1) / 2)
         shares = [100 * c / max(1, len(found)) for c in counts]
-        drawn = axes.bar(places, shares, 0.25, color=COLOURS[name], label=f"{name} ({len(found)})")
+        drawn = axes.bar(places, shares, 0.92 * width, color=colours[name], label=f"{name} ({len(found)})")
         axes.bar_label(drawn, counts, fontsize=8, padding=1)
     axes.set(xticks=range(len(bars)), xticklabels=list(bars), ylabel="pictures of the class (%)")
     axes.legend(title="number on a bar: pictures", title_fontsize=8)
@@ -295,10 +305,10 @@ def marks(pictures, output):
     return text + _figure(figure, output / "burned_in_marks.png", "Bars of burned-in marks by kind and class")
 
 
-def samples(pictures, prepared, output, names, count, seed):
+def samples(pictures, prepared, output, colours, count, seed):
     """Random pictures of each class: image, mask, and the mask's outline on the image."""
     random, html = np.random.default_rng(seed), ""
-    for name in names:
+    for name in colours:
         found = _of(pictures, name)
         drawn = [found[i] for i in random.choice(len(found), min(count, len(found)), replace=False)] if found else []
         if not drawn:
@@ -315,9 +325,10 @@ def samples(pictures, prepared, output, names, count, seed):
             column[0].set_title(f"{p['name']}\n{name}, {p['part']}", fontsize=8)
             column[0].imshow(image, cmap="gray", vmin=0, vmax=255)
             column[1].imshow(mask, cmap="gray", vmin=0, vmax=255)
-            column[2].imshow(_outlined(image, mask, COLOURS[name]))
+            column[2].imshow(_outlined(image, mask, colours[name]))
         alt = f"Class {name}: image, mask and outline of {', '.join(p['name'] for p in drawn)}"
-        html += f"<h3>{style.class_mark(name)}</h3>" + _figure(figure, output / f"samples_{name}.png", alt)
+        file = "samples_" + re.sub(r"[^\w.-]", "_", name) + ".png"
+        html += f"<h3>{class_mark(name, colours[name])}</h3>" + _figure(figure, output / file, alt)
     return "<p>Drawn at random; from top to bottom image, mask, and the mask's outline on the image.</p>" + html
 
 
@@ -330,7 +341,7 @@ def _outlined(image, mask, colour):
     return drawing[..., ::-1]
 
 
-def same_scans(pictures, output):
+def same_scans(pictures, output, colours):
     """Pictures of one scan side by side, the scans that cross parts or classes first."""
     groups = defaultdict(list)
     for p in pictures:
@@ -354,7 +365,7 @@ def same_scans(pictures, output):
         for p in found:
             thumb = cv2.cvtColor(p["thumb"], cv2.COLOR_GRAY2BGR)
             thumb = cv2.copyMakeBorder(
-                thumb, 0, 5, 0, 0, cv2.BORDER_CONSTANT, value=style.bgr(COLOURS[p["class_name"]])
+                thumb, 0, 5, 0, 0, cv2.BORDER_CONSTANT, value=style.bgr(colours[p["class_name"]])
             )
             strip.append(cv2.copyMakeBorder(thumb, 0, 0, 0, 4, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
         # 64 colours: a third of the page, and no difference at this size

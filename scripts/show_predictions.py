@@ -26,7 +26,7 @@ from command_line import BUNDLE, run
 from fire.parser import DefaultParseValue
 from pages.grad_cam import LAYER, Explainer, score
 from pages.predictions import predictions_page, said
-from pages.style import CLASSES, COLOURS, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, write_page
+from pages.style import CLASSES, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, class_colours, write_page
 from tqdm import tqdm
 
 from scripts.files import output_stems, write_csv, write_json
@@ -80,6 +80,7 @@ def show_predictions(
     stems = output_stems(images) if images.is_dir() else {}
     output.mkdir(parents=True, exist_ok=True)
     shown, scores, left_out = [], [], []
+    colours = class_colours(rows[0]["probabilities"] if rows else [])
     for row in tqdm(rows, desc="Drawing", disable=not rows):
         name = row["filename"]
         stem = stems.get(name, Path(name).stem)
@@ -95,8 +96,9 @@ def show_predictions(
         row["files"] = {"outlines": f"{stem}.png"}
         measure(row, mask, true)
         text = said(row)
-        drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, _colour(row["class"]))
-        _write(output / f"{stem}.png", captioned(drawing, text, _colour(row["class"])))
+        colour = bgr(colours[row["class"]])
+        drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, colour)
+        _write(output / f"{stem}.png", captioned(drawing, text, colour))
         if grad_cam and row["class"] in explainer.class_names:
             heat = explainer.grad_cam(images / name, row["class"])
             row["files"]["Grad-CAM"] = f"grad_cam/{stem}.jpg"
@@ -164,7 +166,8 @@ def _limits(evaluation, ckpt_dir):
 def _true_classes(datalist):
     content = json.loads(datalist.read_text(encoding="utf-8"))
     items = [item for part in content.values() if isinstance(part, list) for item in part if isinstance(item, dict)]
-    return {Path(item["image"]).name: CLASSES[item["class"]] for item in items if item.get("class", -1) >= 0}
+    names = content.get("class_names", CLASSES)
+    return {Path(item["image"]).name: names[item["class"]] for item in items if item.get("class", -1) >= 0}
 
 
 def measure(row, mask, true):
@@ -219,10 +222,6 @@ def _write(path, drawing):
     temporary = path.with_name(f".{os.getpid()}.partial{path.suffix}")
     cv2.imwrite(str(temporary), drawing)
     os.replace(temporary, path)
-
-
-def _colour(class_name):
-    return bgr(COLOURS.get(class_name, OTHER_COLOUR))
 
 
 def outlined(drawing, mask, true, colour):

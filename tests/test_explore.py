@@ -11,6 +11,7 @@ import explore
 import numpy as np
 import pytest
 from conftest import CLASS_NAMES, ROOT
+from pages.style import COLOURS, class_colours
 from PIL import Image
 
 CHARTS = {"classes", "picture_sizes", "lesion_area", "lesion_position", "intensities"}
@@ -57,7 +58,8 @@ def test_the_numbers_are_those_of_the_datalist(made, prepared):
 
 
 def test_what_is_measured_of_a_picture_is_right(tiny_prepared):
-    items, summary = explore.read_lists(tiny_prepared)
+    items, names, summary = explore.read_lists(tiny_prepared)
+    assert names == list(CLASS_NAMES)
     pictures, problems = explore.read_pictures(tiny_prepared, items)
     assert len(pictures) == len(items) == 18 and not problems and summary == {}
     for p in pictures:
@@ -75,20 +77,21 @@ def test_what_is_measured_of_a_picture_is_right(tiny_prepared):
 
 
 def test_scans_that_cross_parts_or_classes_come_first_and_marks_are_counted(tiny_prepared, tmp_path):
-    items, _ = explore.read_lists(tiny_prepared)
+    items, names, _ = explore.read_lists(tiny_prepared)
+    colours = class_colours(names)
     pictures, _ = explore.read_pictures(tiny_prepared, items)
     for i, p in enumerate(pictures):
         p["group"] = f"G{i // 2}"
     pictures[2]["group"] = "G9"  # benign, training; with the last, malignant, testing
     pictures[-1]["group"] = "G9"
-    html = explore.same_scans(pictures, tmp_path)
+    html = explore.same_scans(pictures, tmp_path, colours)
     assert "8 scans stand in several pictures (16 in all); 1 of them in several parts" in html
     assert "1 in several classes" in html and html.index("Scan G9") < html.index("Scan G0")
     assert len(list((tmp_path / "same_scan").iterdir())) == 8
-    assert "does not know these" in explore.marks(pictures, tmp_path)
+    assert explore.marks(pictures, tmp_path, colours) == ""
     for p in pictures:
         p["burned_in_marks"] = "text&measurement" if p["class_name"] == "benign" else ""
-    assert "Known for 18 of 18 pictures" in explore.marks(pictures, tmp_path)
+    assert "Known for 18 of 18 pictures" in explore.marks(pictures, tmp_path, colours)
     assert (tmp_path / "burned_in_marks.png").is_file()
 
 
@@ -117,7 +120,7 @@ def test_samples_follow_seed_count_and_class(tiny_prepared, tmp_path):
 def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepared, tmp_path):
     folder = tmp_path / "prepared"
     shutil.copytree(tiny_prepared, folder)
-    items, _ = explore.read_lists(folder)
+    items, _, _ = explore.read_lists(folder)
     (folder / items[0]["image"]).write_bytes(b"no picture")
     (folder / items[1]["label"]).unlink()
     done = run("explore", "--dataset_dir", folder, "--output_dir", tmp_path / "out")
@@ -127,10 +130,32 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
         assert f"{item['image']}: left out" in done.stderr and item["image"] in html
 
 
+def test_other_classes_have_their_names_and_colours(tiny_prepared, tmp_path):
+    folder = tmp_path / "prepared"
+    shutil.copytree(tiny_prepared, folder)
+    datalist = json.loads((folder / "datalist.json").read_text(encoding="utf-8"))
+    names = [f"BI-RADS {number}" for number in range(1, 6)]
+    datalist["training"][0]["class"] = 4
+    (folder / "datalist.json").write_text(json.dumps({"class_names": names, **datalist}), encoding="utf-8")
+    explore.explore(folder, tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for name, colour in class_colours(names).items():
+        assert f'style="--c:{colour}">{name}</span>' in html
+    assert "benign" not in re.sub(r"(training|validation|testing) \w+ \(\d\)", "", html) and "BUSI" not in html
+    assert (tmp_path / "out" / "samples_BI-RADS_5.png").is_file()
+
+
+def test_each_class_has_a_colour_that_no_other_has():
+    for names in (["normal", "benign", "malignant"], ["benign", "cyst", "malignant"], list("abcdefgh")):
+        colours = class_colours(names)
+        assert list(colours) == names and len(set(colours.values())) == len(names)
+        assert all(colours[name] == colour for name, colour in COLOURS.items() if name in names)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"dataset_dir": Path("nowhere")}, "nowhere/datalist.json: missing; name the output folder"),
+        ({"dataset_dir": Path("nowhere")}, "nowhere/datalist.json: missing; name a prepared folder"),
         ({"class_": "benin"}, "--class benin: pass one of normal, benign, malignant"),
         ({"count": 0}, "--count needs a whole number"),
     ],

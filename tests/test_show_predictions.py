@@ -13,6 +13,8 @@ import torch
 from conftest import ROOT
 from monai.bundle import ConfigParser
 from pages.grad_cam import Explainer, GradCAM, score
+from pages.predictions import predictions_page
+from pages.style import class_colours
 from PIL import Image
 
 COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]
@@ -224,3 +226,20 @@ def test_the_score_of_a_map_is_that_of_its_definition():
     assert score(inside + 3 * outside, mask) == {"pointing_game": 0, "energy_inside": 0.25, "centre": 0, "chance": 0.1}
     assert score(0 * inside, mask)["pointing_game"] == score(0 * inside, mask)["energy_inside"] == 0
     assert score(np.ones((10, 20)), mask)["energy_inside"] == pytest.approx(0.1)
+
+
+def test_the_page_of_other_classes_has_their_names_and_no_section_on_what_is_not_known():
+    names = [f"BI-RADS {number}" for number in range(1, 6)]
+    rows = [
+        {"filename": f"{name}.png", "class": name, "true_class": "", "suspicious": "", "unsure": "", "errors": []}
+        | {"probabilities": {n: 0.6 if n == name else 0.1 for n in names}, "picture_px": 100, "predicted_area_px": 5}
+        | {"files": {"outlines": f"{name}.png"}}
+        for name in names
+    ]
+    html = predictions_page(rows, [], None)
+    for name, colour in class_colours(names).items():
+        assert f'style="--c:{colour}">{name}</span>' in html and f"<option>{name}</option>" in html
+    assert "malignant" not in html and "Worst masks" not in html
+    assert "No true mask is known" in html and "No true class is known" in html
+    known = [{**row, "true_class": names[0], "dice": 0.0, "true_area_px": 10} for row in rows]
+    assert "Worst masks" in predictions_page(known, [], None) and "No true" not in predictions_page(known, [], None)

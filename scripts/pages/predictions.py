@@ -1,9 +1,10 @@
 """The page of scripts/show_predictions.py: galleries of the failures, and all pictures to sort and filter."""
 
+import itertools
 from html import escape
 from urllib.parse import quote
 
-from pages.style import CLASSES, COLOURS, OTHER_COLOUR, class_mark, page
+from pages.style import OTHER_COLOUR, class_colours, class_mark, page
 
 from scripts.metrics import MISSED_BELOW
 
@@ -24,7 +25,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 #pictures th { white-space: nowrap; }
 .maps { display: flex; flex-direction: column; gap: .4rem; }
 #pictures .maps img { width: 9rem; }
-.p { display: grid; grid-template-columns: 5.2rem 4rem 2.4rem; gap: .4rem; align-items: center; }
+.p { display: grid; grid-template-columns: minmax(5.2rem, max-content) 4rem 2.4rem; gap: .4rem; align-items: center; }
 .p i { display: block; height: .6rem; background: #e6e6e6; }
 .p b { display: block; height: 100%; width: var(--w); background: var(--c); }
 [hidden] { display: none !important; }
@@ -78,30 +79,29 @@ def predictions_page(rows, left_out, grad_cam):
         left_out: a line on each picture that could not be drawn.
         grad_cam: mean scores of Grad-CAM, or None.
     """
-    sections = {
-        "Worst masks": _gallery(
-            sorted((r for r in rows if r.get("true_area_px", 0) > 0), key=lambda r: (r["dice"], r["filename"]))[:WORST],
-            "Least Dice first, of the pictures with a lesion.",
-            "" if any(r.get("true_area_px", 0) > 0 for r in rows) else "No true mask is known; give --labels.",
-        ),
-        "Missed malignant pictures": _gallery(
+    masks, classes = any("dice" in r for r in rows), any(r["true_class"] for r in rows)
+    lesions = sorted((r for r in rows if r.get("true_area_px", 0) > 0), key=lambda r: (r["dice"], r["filename"]))
+    colours = class_colours(rows[0]["probabilities"] if rows else [])
+    sections = {}
+    if masks:
+        sections["Worst masks"] = _gallery(lesions[:WORST], "Least Dice first, of the pictures with a lesion.")
+    if classes and "malignant" in colours:
+        sections["Missed malignant pictures"] = _gallery(
             [r for r in rows if "missed malignant" in r["errors"]],
             f"Malignant, but called another class, or the lesion not found (Dice under {MISSED_BELOW}).",
-            "" if any(r["true_class"] for r in rows) else "No true class is known; give --datalist.",
-        ),
-        "False masks": _gallery(
-            [r for r in rows if "false mask" in r["errors"]],
-            "A mask, but no lesion.",
-            "" if any("dice" in r for r in rows) else "No true mask is known; give --labels.",
-        ),
-    }
+        )
+    if masks:
+        false = [r for r in rows if "false mask" in r["errors"]]
+        sections["False masks"] = _gallery(false, "A mask, but no lesion.")
     if grad_cam:
         sections["Grad-CAM"] = _grad_cam(grad_cam)
-    sections["All pictures"] = _table(rows)
+    sections["All pictures"] = _table(rows, colours)
     if left_out:
         sections["Not shown"] = "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in left_out) + "</ul>"
     lead = f"<p>{len(rows)} pictures. Outlines: predicted in the colour of the predicted class ("
-    lead += ", ".join(map(class_mark, CLASSES)) + "), true in white. "
+    lead += ", ".join(itertools.starmap(class_mark, colours.items())) + "), true in white. "
+    lead += "" if masks else "No true mask is known; give --labels. "
+    lead += "" if classes else "No true class is known; give --datalist. "
     if any(r["unsure"] for r in rows):
         unsure = sum(r["unsure"] == "yes" for r in rows)
         lead += f"{unsure} are unsure: their largest probability is below the stored limit."
@@ -110,9 +110,7 @@ def predictions_page(rows, left_out, grad_cam):
     return page("Predictions", lead + "</p>", sections, CSS, SCRIPT)
 
 
-def _gallery(rows, explanation, unknown):
-    if unknown:
-        return f"<p>{escape(unknown)}</p>"
+def _gallery(rows, explanation):
     if not rows:
         return f"<p>None. ({escape(explanation)})</p>"
     cards = "".join(f"<figure>{_picture(r, 'outlines')}<figcaption>{_caption(r)}</figcaption></figure>" for r in rows)
@@ -155,18 +153,18 @@ def _grad_cam(scores):
     )
 
 
-def _table(rows):
+def _table(rows, colours):
     maps = list(dict.fromkeys(title for r in rows for title in r["files"] if title != "outlines"))
     # By heading: the value to sort by, and the HTML
     columns = {
         "Picture": (lambda r: r["filename"], lambda r: _picture(r, "outlines") + escape(r["filename"])),
         "Class": (
             lambda r: r["class"],
-            lambda r: class_mark(r["class"]) + (" <strong>unsure</strong>" if r["unsure"] == "yes" else ""),
+            lambda r: _mark(r["class"], colours) + (" <strong>unsure</strong>" if r["unsure"] == "yes" else ""),
         ),
-        "Probability": (lambda r: f"{max(r['probabilities'].values()):.6f}", _bars),
+        "Probability": (lambda r: f"{max(r['probabilities'].values()):.6f}", lambda r: _bars(r, colours)),
         "Suspicious": (lambda r: r["suspicious"], lambda r: r["suspicious"]),
-        "True class": (lambda r: r["true_class"], lambda r: class_mark(r["true_class"]) if r["true_class"] else ""),
+        "True class": (lambda r: r["true_class"], lambda r: _mark(r["true_class"], colours) if r["true_class"] else ""),
         "Dice": (_dice, _dice),
         "Mask (%)": (_share, _share),
         "Errors": (lambda r: ", ".join(r["errors"]), lambda r: ", ".join(r["errors"])),
@@ -188,12 +186,12 @@ def _table(rows):
         lines += f"{cells}</tr>\n"
     filters = "".join(
         f'<label>{title} <select name="{name}"><option value="">all</option>'
-        + "".join(f"<option>{option}</option>" for option in options)
+        + "".join(f"<option>{escape(option)}</option>" for option in options)
         + "</select></label>"
         for name, title, options in (
-            ("class", "Class", CLASSES),
-            ("true", "True class", CLASSES),
-            ("error", "Errors", ("none", *ERRORS)),
+            ("class", "Class", colours),
+            ("true", "True class", colours),
+            ("error", "Errors", ("none", *(e for e in ERRORS if "malignant" not in e or "malignant" in colours))),
         )
     )
     return (
@@ -210,9 +208,13 @@ def _share(row):
     return f"{100 * row['predicted_area_px'] / row['picture_px']:.1f}"
 
 
-def _bars(row):
+def _mark(name, colours):
+    return class_mark(name, colours.get(name, OTHER_COLOUR))
+
+
+def _bars(row, colours):
     return "".join(
-        f'<div class="p" style="--c:{COLOURS.get(name, OTHER_COLOUR)};--w:{100 * p:.0f}%"><span>{escape(name)}</span>'
+        f'<div class="p" style="--c:{colours[name]};--w:{100 * p:.0f}%"><span>{escape(name)}</span>'
         f"<i><b></b></i><span>{p:.2f}</span></div>"
         for name, p in row["probabilities"].items()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from scripts.files import NOTICE, write_whole
 
 # Okabe and Ito's colours, told apart by colour-blind readers too
-KNOWN_COLOURS = {"normal": "#009E73", "benign": "#0072B2", "malignant": "#D55E00"}
-CLASSES = list(KNOWN_COLOURS)
-COLOURS = KNOWN_COLOURS
+COLOURS = {"normal": "#009E73", "benign": "#0072B2", "malignant": "#D55E00"}
+CLASSES = list(COLOURS)
 OTHER_COLOUR = "#C8C8C8"
 MORE_COLOURS = ("#CC79A7", "#8A6D00", "#56B4E9", "#000000", "#E69F00")
 TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on pictures
@@ -53,12 +52,6 @@ def save_chart(figure: Figure, path: Path) -> None:
     pyplot.close(figure)
 
 
-def class_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour `#rrggbb` for each class, always the same for the same names in the same order."""
-    others = cycle(MORE_COLOURS)
-    return {name: KNOWN_COLOURS.get(name) or next(others) for name in names}
-
-
 def bgr(colour: str) -> tuple[int, ...]:
     """A colour `#rrggbb` as OpenCV takes it."""
     return tuple(int(colour[i : i + 2], 16) for i in (5, 3, 1))
@@ -69,9 +62,19 @@ def embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(Path(path).read_bytes()).decode("ascii")
 
 
-def class_mark(name: str) -> str:
+def class_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each class, in the order of the names: its own, or one that no other of them has.
+
+    After eight classes that have none of their own the colours begin again.
+    """
+    names = list(names)
+    free = cycle([c for n, c in COLOURS.items() if n not in names] + list(MORE_COLOURS))
+    return {name: COLOURS.get(name) or next(free) for name in names}
+
+
+def class_mark(name: str, colour: str) -> str:
     """A class's name behind a dot of its colour, as HTML."""
-    return f'<span class="mark" style="--c:{COLOURS.get(name, OTHER_COLOUR)}">{escape(name)}</span>'
+    return f'<span class="mark" style="--c:{colour}">{escape(name)}</span>'
 
 
 CSS = """
