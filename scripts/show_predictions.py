@@ -14,7 +14,6 @@ as for its inference.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -29,7 +28,7 @@ from pages.predictions import predictions_page, said
 from pages.style import CLASSES, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, class_colours, write_page
 from tqdm import tqdm
 
-from scripts.files import output_stems, write_csv, write_json
+from scripts.files import output_stem, read_csv, write_csv, write_json
 from scripts.metrics import MISSED_BELOW, Images, overlap
 from scripts.transforms import open_image, to_grey, to_mask
 
@@ -77,13 +76,12 @@ def show_predictions(
     parsed = {name: DefaultParseValue(value) for name, value in options.items()}
     explainer = Explainer(ckpt_dir, **parsed) if grad_cam or probability_map else None
 
-    stems = output_stems(images) if images.is_dir() else {}
     output.mkdir(parents=True, exist_ok=True)
     shown, scores, left_out = [], [], []
     colours = class_colours(rows[0]["probabilities"] if rows else [])
     for row in tqdm(rows, desc="Drawing", disable=not rows):
         name = row["filename"]
-        stem = stems.get(name, Path(name).stem)
+        stem = Path(name).with_name(output_stem(images / name)).as_posix()
         picture, mask = _read(images / name), _read(predictions / f"{stem}_seg.png", to_mask)
         if picture is None or mask is None or picture.shape != mask.shape:
             left_out.append(f"{name}: left out, its picture or its mask is missing, unreadable or of another size")
@@ -133,21 +131,30 @@ def read_rows(predictions, ckpt_dir, datalist):
     true = _true_classes(datalist) if datalist else {}
     limits = {} if table.is_file() else _limits(predictions, ckpt_dir)
     rows = []
-    with open(table if table.is_file() else evaluation, newline="", encoding="utf-8") as file:
-        for found in csv.DictReader(file):
-            row = {"filename": found["filename"], "class": found.get("class") or found["predicted_class"]}
-            row["probabilities"] = {k[2:]: float(v) for k, v in found.items() if k.startswith("p_")}
-            row["true_class"] = found.get("true_class") or true.get(found["filename"], "")
-            row |= {name: found.get(name) or "" for name in ("suspicious", "unsure")}
-            if "dice" in found:
-                row |= {"dice": float(found["dice"]), "true_area_px": float(found["true_area_px"])}
-            if limits.get("malignancy_threshold") is not None:
-                malignant = row["probabilities"]["malignant"] >= limits["malignancy_threshold"]
-                row["suspicious"] = "yes" if malignant else "no"
-            if limits.get("unsure_below") is not None:
-                row["unsure"] = "yes" if max(row["probabilities"].values()) < limits["unsure_below"] else "no"
-            rows.append(row)
+    source = table if table.is_file() else evaluation
+    for line, found in enumerate(read_csv(source), 1):
+        try:
+            rows.append(_row(found, true, limits))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a cell that is missing or no number
+            kind = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{source}, row {line}: not of this bundle ({kind}); predict or evaluate again") from None
     return rows
+
+
+def _row(found: dict[str, str], true: dict[str, str], limits: dict[str, float]) -> dict:
+    """A row of the table with numbers in it."""
+    row = {"filename": found["filename"], "class": found.get("class") or found["predicted_class"]}
+    row["probabilities"] = {k[2:]: float(v) for k, v in found.items() if k.startswith("p_")}
+    row["true_class"] = found.get("true_class") or true.get(found["filename"], "")
+    row |= {name: found.get(name) or "" for name in ("suspicious", "unsure")}
+    if "dice" in found:
+        row |= {"dice": float(found["dice"]), "true_area_px": float(found["true_area_px"])}
+    if limits.get("malignancy_threshold") is not None:
+        malignant = row["probabilities"]["malignant"] >= limits["malignancy_threshold"]
+        row["suspicious"] = "yes" if malignant else "no"
+    if limits.get("unsure_below") is not None:
+        row["unsure"] = "yes" if max(row["probabilities"].values()) < limits["unsure_below"] else "no"
+    return row
 
 
 def _limits(evaluation, ckpt_dir):

@@ -258,7 +258,7 @@ def test_resuming_a_finished_training_ends_at_once_and_changes_nothing(trained, 
 
 def test_a_training_without_progress_stops_early_and_stays_stopped_when_resumed(trained, tmp_path):
     options = ["--early_stop_patience", "1", "--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o"]
-    arguments = [*TRAIN_CONFIG, *trained.options, "--learning_rate", "0", *options]
+    arguments = [*TRAIN_CONFIG, *trained.options, "--learning_rate", "1e-12", *options]
     assert "stopped early" in run("run", *arguments)
     assert len(scalars(tmp_path / "o")["val_score"]) == 2  # the first is the best, the second no better
     text = run("run", *arguments, "--resume", "True")
@@ -435,8 +435,8 @@ def make_odd_folder(folder, source):
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     whole = (folder / "close first.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "._same first.png").write_bytes(b"\0\5\26\7")  # as macOS leaves on foreign disks
     bad = sorted({f.name for f in folder.iterdir()} - set(good))
+    (folder / "._same first.png").write_bytes(b"\0\5\26\7")  # as macOS leaves on foreign disks
 
     (folder / "notes.txt").write_text("read me")
     (folder / "folder.png").mkdir()
@@ -474,11 +474,12 @@ def test_inference_writes_one_row_and_one_mask_for_each_readable_picture(odd):
             assert int((np.asarray(mask) > 0).sum()) == int(row["lesion_area_px"]), row
 
 
-def test_inference_names_the_pictures_it_cannot_read(odd):
+def test_inference_names_the_images_it_cannot_read_and_counts_what_it_ignores(odd):
     for name in odd.bad:
-        assert f"{odd.folder / name}: left out, not a readable picture" in odd.log
-    assert f"{len(odd.bad)} of {len(odd.good) + len(odd.bad)} pictures left out" in odd.log
-    assert "notes.txt" not in odd.log and "folder.png" not in odd.log
+        assert f"{odd.folder / name}: no prediction, " in odd.log
+    assert f"{len(odd.good)} of {len(odd.good) + len(odd.bad)} images: masks and predictions.csv" in odd.log
+    assert f"{len(odd.bad)} without prediction, named above" in odd.log
+    assert "ignored: 1 folder, 1 hidden file, 1 other file; --recursive True searches folders" in odd.log
 
 
 def test_the_same_grey_values_give_the_same_answer_in_every_kind_of_file(odd):
@@ -585,9 +586,9 @@ def test_two_processes_evaluate_to_the_same_figures_as_one(data, trained, evalua
 def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd, trained, tmp_path):
     (tmp_path / "crash.py").write_text(
         "import os\n"
-        "from scripts import network\n"
-        "class BasicUNetClassifier(network.BasicUNetClassifier):  # of the same name, so that the run can go on\n"
-        "    left = 3\n"
+        "from scripts import networks\n"
+        "class BasicUNetClassifier(networks.BasicUNetClassifier):  # of the same name, so that the run can go on\n"
+        "    left = 6\n"
         "    def forward(self, x):\n"
         "        self.left -= 1\n"
         "        if self.left < 0 and os.environ['RANK'] == '1':\n"

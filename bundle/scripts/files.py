@@ -7,15 +7,25 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
 import torch
+from filelock import FileLock, Timeout
 from monai.data import PILWriter
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+RESULTS = ("metrics.json", "pictures.csv")  # of an evaluation
+LONGEST_STEM = 230  # bytes; 255 is the most that file systems take, postfix and extension included
+CSV_TEXT = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
+FORMULA = re.compile("'*[=+\\-@\t\r]")  # and what begins like a guarded one, so that reading gives it back
+GUARDED = re.compile("'+[=+\\-@\t\r]")
 
 
 def names_a_picture(name: str | Path) -> bool:
@@ -23,19 +33,78 @@ def names_a_picture(name: str | Path) -> bool:
     return Path(name).suffix.lower() in EXTENSIONS
 
 
+def shown(name: str | Path) -> str:
+    """A name or path as it stands in one line of a log: what does not print (line ends, other encodings) escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+
+
+@contextmanager
+def locked(folder: str | Path, task: str, option: str) -> Iterator[None]:
+    """Keep a folder for one task of this process, and remove what killed runs left half written in it.
+
+    The system frees the lock when the process ends, however it does.
+
+    Args:
+        folder: is made where it is missing; ``~`` is expanded.
+        task: names the lock's file.
+        option: to name in the error.
+
+    Raises:
+        ValueError: where another process holds it.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f".{task}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: another run writes there; wait for it, or pass another {option}") from None
+    try:
+        for file in folder.glob(".*.partial*"):
+            file.unlink()
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: FileLock takes no lock of a file without name
+        lock.release()
+
+
+def clear_results(output_dir: str | Path, overwrite: bool) -> None:
+    """Remove the tables of an earlier evaluation, so that they cannot be taken for those of one that failed.
+
+    Raises:
+        ValueError: where there are some and they are not to be replaced.
+    """
+    folder = Path(output_dir).expanduser()
+    if (folder / RESULTS[0]).is_file() and not overwrite:
+        raise ValueError(
+            f"{folder / RESULTS[0]}: of an earlier evaluation; pass --overwrite True, or another --output_dir"
+        )
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+
+
 NOTICE = "research software, not a medical device"
 
 
 def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path`` (same extension), then rename it to ``path``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    """Let ``write`` fill a temporary file beside ``path`` (same extension), then rename it to ``path``.
+
+    Raises:
+        OSError: naming the file and what the system says, such as a full disk.
+    """
+    path = Path(path).expanduser()
+    # Not longer than the name itself, which may be as long as the file system allows.
+    temporary = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.partial{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(str(temporary))
         os.replace(temporary, path)
+    except OSError as error:
+        said = error.strerror or error
+        raise OSError(error.errno, f"not written ({said}); make room or name another place", shown(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: str | Path, content: dict) -> None:
@@ -44,12 +113,14 @@ def write_json(path: str | Path, content: dict) -> None:
 
 
 def write_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> None:
-    """Write rows as CSV; floats with six digits behind the point, the same bytes on every run."""
+    """Write rows as CSV; floats with six digits behind the point, the same bytes on every run.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, which ``read_csv`` takes away.
+    """
 
     def write(temporary: str) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, columns, lineterminator="\n").writeheader()
-            _write_rows(file, rows, columns)
+        with open(temporary, "w", **CSV_TEXT) as file:
+            _write_rows(file, [dict(zip(columns, columns)), *rows], columns)
 
     write_whole(path, write)
 
@@ -58,25 +129,37 @@ def append_csv(path: str | Path, rows: Iterable[dict], columns: list[str]) -> No
     """Add rows to a table of ``write_csv``, begun where it is missing; an interruption may cut the last one."""
     if not Path(path).is_file():
         write_csv(path, [], columns)
-    with open(path, "a", newline="", encoding="utf-8") as file:
+    with open(path, "a", **CSV_TEXT) as file:
         _write_rows(file, rows, columns)
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table; a last one that was cut off is left out."""
-    text = Path(path).read_text(encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    """The rows of a table of ``write_csv``; a last one that was cut off is left out."""
+    with open(path, **CSV_TEXT) as file:
+        text = file.read()
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return [{k: v[1:] if isinstance(v, str) and GUARDED.match(v) else v for k, v in row.items()} for row in rows]
 
 
 def _write_rows(file: TextIO, rows: Iterable[dict], columns: list[str]) -> None:
-    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     for row in rows:
-        writer.writerow({k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()})
+        cells = [_cell(row.get(column, "")) for column in columns]
+        # A carriage return alone ends a line for most readers, but csv.writer quotes it from Python 3.13 on only.
+        quoting = csv.QUOTE_ALL if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL
+        csv.writer(file, lineterminator="\n", quoting=quoting).writerow(cells)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
 
 def write_checkpoint(path: str | Path, content: dict) -> None:
     """Save tensors and plain Python values, so that ``torch.load(..., weights_only=True)`` reads them."""
-    write_whole(path, lambda p: torch.save(content, p))
+    memory = io.BytesIO()  # torch's own writer does not say that a disk is full
+    torch.save(content, memory)
+    write_whole(path, lambda p: Path(p).write_bytes(memory.getbuffer()))
 
 
 class WholePILWriter(PILWriter):
@@ -92,18 +175,21 @@ class WholePILWriter(PILWriter):
         write_whole(filename, lambda p: super(WholePILWriter, self).write(p, verbose=verbose, **kwargs))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def output_stems(folder: Path) -> dict[str, str]:
-    """Map each picture of a folder to the stem of its outputs: its own stem, or one that no other picture has."""
+    """Map each image of a folder to the stem of its outputs: its own stem, or one that no other image has.
+
+    Stems that leave no room for a postfix in a file's name are cut.
+    """
     names = sorted(f.name for f in folder.iterdir() if names_a_picture(f))
-    stems = [Path(name).stem.lower() for name in names]
+    own = {name: os.fsencode(Path(name).stem)[:LONGEST_STEM].decode(errors="ignore") for name in names}
+    counts = Counter(stem.lower() for stem in own.values())
     # Lower case, since some file systems take A.png and a.png for one file. Unshared stems choose first.
-    unshared = [name for name, stem in zip(names, stems) if stems.count(stem) == 1]
-    result: dict[str, str] = {name: Path(name).stem for name in unshared}
+    result = {name: stem for name, stem in own.items() if counts[stem.lower()] == 1}
     taken = {stem.lower() for stem in result.values()}
     for name in names:
         if name not in result:
-            stem = name
+            stem = name if len(os.fsencode(name)) <= LONGEST_STEM else own[name]
             while stem.lower() in taken:
                 stem += "_"
             result[name] = stem
@@ -111,15 +197,20 @@ def output_stems(folder: Path) -> dict[str, str]:
     return result
 
 
-def name_output(meta: dict, saver) -> dict:
-    """Name an output after its picture: an ``output_name_formatter`` of MONAI's ``SaveImaged``.
+def output_stem(file: Path) -> str:
+    """The stem of an image's outputs, as ``output_stems`` has it for the image's folder."""
+    return output_stems(file.parent).get(file.name, file.stem) if file.parent.is_dir() else file.stem
 
-    ``x.png`` gives ``x``; where ``x.jpg`` lies beside it, the two give ``x.png`` and ``x.jpg``.
+
+def name_output(meta: dict, saver) -> dict:
+    """Name an output after its image: an ``output_name_formatter`` of MONAI's ``SaveImaged``.
+
+    ``x.png`` gives ``x``; where ``x.jpg`` lies beside it, the two give ``x.png`` and ``x.jpg``. The folder stays, for
+    ``data_root_dir``.
     """
     file = Path(str(meta["filename_or_obj"]))
-    stem = output_stems(file.parent).get(file.name, file.stem) if file.parent.is_dir() else file.stem
     # MONAI cuts the extension off again.
-    return {"subject": stem + file.suffix, "idx": None}
+    return {"subject": str(file.with_name(output_stem(file) + file.suffix)), "idx": None}
 
 
 def sha256(path: str | Path) -> str:

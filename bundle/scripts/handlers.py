@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -16,8 +18,9 @@ from monai.utils import ensure_tuple
 from torch import nn
 from torch.optim import Optimizer
 
-from .command import in_bundle_command
-from .files import append_csv, read_csv, sha256, write_checkpoint, write_csv
+from .command import in_bundle_command, last_line, load_tensors
+from .data import image_name, names_a_picture
+from .files import append_csv, locked, read_csv, sha256, shown, write_checkpoint, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +197,7 @@ class TrainingCheckpoint:
     """
 
     def __init__(self, path: str, objects: dict) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.objects = objects
         self.finished = False
 
@@ -208,41 +211,92 @@ class TrainingCheckpoint:
             state = {name: _unwrapped(value).state_dict() for name, value in self.objects.items()}
             write_checkpoint(self.path, {**state, "trainer": dict(engine.state_dict())})
 
-    def refuse_to_replace(self) -> None:
-        """Guard an earlier training before a command starts a new one; MONAI Label trains again and again.
+    def run(self, trainer: Engine, resume: bool = False) -> None:
+        """Train, alone in the folder of the checkpoint.
+
+        Args:
+            trainer: to run.
+            resume: whether to go on with the training that was saved; without a checkpoint one starts anew.
 
         Raises:
-            ValueError: where ``python -m monai.bundle run`` would replace a checkpoint.
+            ValueError: where another training writes there, where ``python -m monai.bundle run`` would replace a
+                checkpoint (MONAI Label trains again and again), or where it cannot be gone on with.
         """
-        if in_bundle_command() and self.path.is_file():
-            raise ValueError(
-                f"{self.path}: an earlier training would be replaced; pass --resume True to go on, another --ckpt_dir, "
-                "or remove the file"
-            )
+        first = trainer.state.rank == 0
+        with locked(self.path.parent, "training", "--ckpt_dir") if first else nullcontext():
+            if resume:
+                self.resume(trainer)
+            elif in_bundle_command() and self.path.is_file():
+                raise ValueError(
+                    f"{self.path}: an earlier training would be replaced; pass --resume True to go on, another "
+                    "--ckpt_dir, or remove the file"
+                )
+            if not self.finished:
+                trainer.run()
 
     def resume(self, trainer: Engine) -> None:
         """Put a trainer and the objects back to the last epoch saved; without a checkpoint, start anew and say so.
 
         Raises:
-            ValueError: where the checkpoint belongs to a training of other length, which would bend its schedule.
+            ValueError: where the checkpoint is damaged, or belongs to a training of another network or another length,
+                which would bend its schedule.
         """
         if not self.path.is_file():
             logger.info(f"{self.path}: nothing to resume, the training starts anew")
             return
-        state = torch.load(self.path, map_location=trainer.state.device, weights_only=True)
+        state = load_tensors(self.path, trainer.state.device)
+        lacking = {"trainer", *self.objects} - set(state)
+        if lacking:
+            raise ValueError(f"{self.path}: no checkpoint of this training, {min(lacking)} is missing; remove the file")
+        advice = "resume with the options and data of that run, or remove the file"
         for name in ("max_epochs", "epoch_length"):
             saved, now = state["trainer"][name], getattr(trainer.state, name)
             if saved != now:
-                raise ValueError(
-                    f"{self.path}: saved with {name} {saved}, now {now}; resume with the options and data of that run, "
-                    "or remove the file"
-                )
+                raise ValueError(f"{self.path}: saved with {name} {saved}, now {now}; {advice}")
         for name, value in self.objects.items():
-            _unwrapped(value).load_state_dict(state[name])
+            try:
+                _unwrapped(value).load_state_dict(state[name])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}: {name} does not fit ({last_line(error)}); {advice}") from None
         trainer.load_state_dict(state["trainer"])
         # ignite would begin a finished run anew.
         self.finished = trainer.state.epoch >= trainer.state.max_epochs
         logger.info(f"{self.path}: {'finished' if self.finished else 'resumed'} after epoch {trainer.state.epoch}")
+
+
+class StopDiverged:
+    """Handler of the trainer that ends a training whose loss or weights are no numbers any more, before they are saved.
+
+    It stands before ``ValidationHandler``. The weights and the checkpoint of earlier epochs stay as they are.
+
+    Args:
+        network: the network that is trained.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Look at the loss after each step and at the weights after each epoch."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.check_loss)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
+
+    def check_loss(self, engine: Engine) -> None:
+        """Raise a ValueError where the loss is NaN or infinite."""
+        loss = engine.state.output["loss"] if isinstance(engine.state.output, dict) else engine.state.output[0]["loss"]
+        if not torch.isfinite(torch.as_tensor(loss)).all():
+            self._stop(engine, f"the loss is {float(loss)}")
+
+    def check_weights(self, engine: Engine) -> None:
+        """Raise a ValueError where a weight is NaN or infinite."""
+        if not all(torch.isfinite(value).all() for value in self.network.state_dict().values()):
+            self._stop(engine, "a weight is no number")
+
+    def _stop(self, engine: Engine, what: str) -> None:
+        raise ValueError(
+            f"{what} in epoch {engine.state.epoch}: the training diverged; what earlier epochs saved is kept; train "
+            "with a smaller --learning_rate"
+        )
 
 
 def _unwrapped(value):
@@ -251,94 +305,167 @@ def _unwrapped(value):
 
 
 class PredictionTable:
-    """Handler of the inference engine that writes ``predictions.csv`` when all pictures are done.
+    """Handler of the inference engine that writes ``predictions.csv`` when all images are done, and nothing else does.
 
-    Columns: ``filename``, ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px`` (pixels of the mask at
-    the picture's own size), ``suspicious`` and ``unsure`` (yes, no; empty where the weights have no calibration).
+    Columns: ``filename`` (from ``root`` on), ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px``
+    (pixels of the mask at the image's own size), ``suspicious`` and ``unsure`` (yes, no; empty where the weights have
+    no calibration). Images that cannot be read are named in the log. Every image is one or the other, or ``run`` fails.
 
-    Each process notes its pictures batch by batch in a hidden file of its own. The first one joins those of all
-    processes at the end; after an interruption they say which pictures are done.
+    Each process notes its images batch by batch in a hidden file of its own, after their masks are written. The first
+    one joins those of all processes at the end; after an interruption they say which images are done.
 
     Args:
-        output_dir: folder of the table.
+        output_dir: folder of the table, locked from ``run`` on.
         class_names: names in the order of the class indices.
-        source: what the answers depend on, such as the hash of the weights; a run with another one is not gone on with.
+        images: as ``scripts.data.list_images`` returns them.
+        root: folder that the names of images are relative to.
+        source: what predictions depend on, such as the hash of the weights; a run with another one is not gone on with.
         resume: whether to go on with an interrupted run.
     """
 
     def __init__(
-        self, output_dir: str, class_names: Sequence[str], source: Mapping | None = None, resume: bool = False
+        self,
+        output_dir: str,
+        class_names: Sequence[str],
+        images: Sequence[Mapping[str, str]],
+        root: str,
+        source: Mapping | None = None,
+        resume: bool = False,
     ) -> None:
-        self.path = Path(output_dir) / "predictions.csv"
+        self.folder = Path(output_dir).expanduser()
+        self.path = self.folder / "predictions.csv"
         probabilities = [f"p_{name}" for name in class_names]
         self.columns = ["filename", "class", *probabilities, "lesion_area_px", "suspicious", "unsure"]
+        self.root = root
+        self.images = {image_name(item["image"], root): dict(item) for item in images}
+        self.versions = {name: _version(item["image"]) for name, item in self.images.items()}
         self.tag = hashlib.sha256(repr(source).encode()).hexdigest()[:8]
         self.resume = resume
         self.rank = dist.get_rank() if dist.is_initialized() else 0
 
-    def done(self) -> set[str]:
-        """File names of the pictures that an interrupted run has finished; none where it is not to be gone on with."""
-        if not self.resume:
-            return set()
-        found = {row["filename"] for row in self._noted()}
-        logger.info(f"{self.path.parent}: {len(found)} pictures are done" if found else "nothing to resume")
-        return found
+    def to_do(self) -> list[dict[str, str]]:
+        """The images that an interrupted run has not finished; all where it is not to be gone on with."""
+        done = self._done() if self.resume else {}
+        if self.resume:
+            logger.info(f"{self.folder}: {len(done)} images are done" if done else "nothing to resume")
+        return [item for name, item in self.images.items() if name not in done]
+
+    def run(self, evaluator: Engine) -> None:
+        """Predict what is to be done and write the table; alone in the folder, and with a word where it is cut short.
+
+        Raises:
+            ValueError: where another run writes to the folder, or no image could be read.
+            RuntimeError: where an image has neither a row nor a reason.
+        """
+        with locked(self.folder, "predictions", "--output_dir") if self.rank == 0 else nullcontext():
+            self._start()
+            try:
+                if len(evaluator.data_loader.dataset):
+                    evaluator.run()
+            except BaseException:
+                logger.error(f"{self.folder}: {len(self._done())} of {len(self.images)} images are done, no table yet")
+                raise
+            self._wait()
+            if self.rank == 0:
+                self._write()
 
     def attach(self, engine: Engine) -> None:
-        """Note after each batch, write at the end."""
-        engine.add_event_handler(Events.STARTED, lambda _: self.start())
+        """Note after each batch."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.write())
-
-    def start(self) -> None:
-        """Forget other runs, once every process has asked for the pictures that are done."""
-        self._wait()
-        if self.rank == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = self._noted() if self.resume else []
-            # Written anew, since the last line of a file may have been cut off.
-            write_csv(self._note("done"), kept, self.columns)
-            for file in self.path.parent.glob(".predictions_*"):
-                if file != self._note("done"):
-                    file.unlink()
-        self._wait()
 
     def collect(self, engine: Engine) -> None:
-        """Note a row for each picture of the batch, whose mask is written by then."""
+        """Note a row for each image of the batch, whose mask is written by then."""
         rows = []
         for batch, output in zip(engine.state.batch, engine.state.output):
             item = {**batch, **output}
-            row = {"filename": Path(str(item["image"].meta["filename_or_obj"])).name, "class": item["result"]["class"]}
+            name = image_name(item["image"].meta["filename_or_obj"], self.root)
+            row = {"filename": name, "class": item["result"]["class"]}
             row |= {f"p_{entry['label']}": entry["score"] for entry in item["result"]["classification"]}
             row["lesion_area_px"] = int((item["pred"] > 0).sum())
             row |= {k: "yes" if item["result"][k] else "no" for k in ("suspicious", "unsure") if k in item["result"]}
-            rows.append(row)
-        append_csv(self._note(self.rank), rows, self.columns)
+            mask = os.path.relpath(item["pred"].meta["saved_to"], self.folder)
+            rows.append(row | {"version": self.versions[name], "mask": mask})
+        self._append(rows)
 
-    def write(self) -> None:
-        """Write the table of all processes."""
+    def refuse(self, image: str, reason: str) -> None:
+        """Name an image that has no prediction, in the log and for the count at the end."""
+        logger.error(f"{shown(image)}: no prediction, {reason}")
+        self._append([{"filename": image_name(image, self.root), "refused": reason}])
+
+    def _append(self, rows: list[dict]) -> None:
+        append_csv(self._note(self.rank), rows, self._note_columns())
+
+    def _start(self) -> None:
+        """Forget other runs, once every process has asked for the images that are done."""
         self._wait()
         if self.rank == 0:
-            rows = sorted(self._noted(), key=lambda row: row["filename"])
-            write_csv(self.path, rows, self.columns)
-            for file in self.path.parent.glob(".predictions_*"):
-                file.unlink()
-            logger.info(f"{len(rows)} pictures: masks and {self.path.name} in {self.path.parent}")
+            notes = list(self.folder.glob(".predictions_*.csv"))
+            kept = list(self._done().values()) if self.resume else []
+            if notes and not kept:
+                logger.warning(f"{self.folder}: an interrupted run is made anew; --resume True goes on with one")
+            # Written anew, since the last line of a file may have been cut off.
+            write_csv(self._note("done"), kept, self._note_columns())
+            for file in notes:
+                if file != self._note("done"):
+                    file.unlink()
+            self.path.unlink(missing_ok=True)  # its masks are about to change
+        self._wait()
 
-    def write_without_pictures(self) -> None:
-        """Take part in what the other processes do, or end an interrupted run, where no picture is left."""
-        self.start()
-        self.write()
+    def _write(self) -> None:
+        """Write the table of all processes."""
+        noted = self._noted()
+        missing = [name for name in self.images if name not in noted]
+        if missing:
+            raise RuntimeError(
+                f"{self.folder}: {len(missing)} of {len(self.images)} images have no prediction, {shown(missing[0])} "
+                "among them; the same command with --resume True goes on"
+            )
+        rows = [noted[name] for name in sorted(noted) if not noted[name]["refused"]]
+        refused = len(noted) - len(rows)
+        if not rows:
+            raise ValueError(f"{self.root}: none of {len(noted)} images can be read; pass another --dataset_dir")
+        write_csv(self.path, rows, self.columns)
+        for file in self.folder.glob(".predictions_*.csv"):
+            file.unlink()
+        named = f"; {refused} without prediction, named above" if refused else ""
+        logger.info(f"{len(rows)} of {len(noted)} images: masks and {self.path.name} in {self.folder}{named}")
+        masks = {self.folder / row["mask"] for row in rows}
+        others = [f for d in {m.parent for m in masks} for f in d.iterdir() if names_a_picture(f) and f not in masks]
+        if others:
+            logger.warning(
+                f"{self.folder}: {len(others)} more images there are not of this run: {shown(others[0].name)}..."
+            )
 
     def _note(self, name: object) -> Path:
-        return self.path.with_name(f".predictions_{self.tag}_{name}.csv")
+        return self.folder / f".predictions_{self.tag}_{name}.csv"
 
-    def _noted(self) -> list[dict[str, str]]:
-        """The rows of all files; a picture counts once."""
-        files = sorted(self.path.parent.glob(self._note("*").name))
-        return list({row["filename"]: row for file in files for row in read_csv(file)}.values())
+    def _note_columns(self) -> list[str]:
+        return [*self.columns, "version", "mask", "refused"]
+
+    def _noted(self) -> dict[str, dict[str, str]]:
+        """The rows of all processes by name."""
+        files = sorted(self.folder.glob(self._note("*").name))
+        rows = [row for file in files for row in read_csv(file) if None not in row.values()]
+        return {row["filename"]: row for row in rows if row["filename"] in self.images}
+
+    def _done(self) -> dict[str, dict[str, str]]:
+        """The rows whose image is the same file as then and whose mask is there."""
+        return {
+            name: row
+            for name, row in self._noted().items()
+            if row["version"] == self.versions[name] and (self.folder / (row["mask"] or "?")).is_file()
+        }
 
     @staticmethod
     def _wait() -> None:
         if dist.is_initialized():
             dist.barrier()
+
+
+def _version(file: str) -> str:
+    """What shows whether a file is still the same: its path, size and time of change; empty where it is gone."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ""
+    return f"{os.path.abspath(file)} {status.st_size} {status.st_mtime_ns}"

@@ -13,7 +13,7 @@ from ignite.metrics import Metric
 from monai.utils import evenly_divisible_all_gather, string_list_all_gather
 from scipy.stats import rankdata
 
-from .data import UNKNOWN_CLASS
+from .data import UNKNOWN_CLASS, image_name
 from .files import NOTICE, write_csv, write_json
 
 logger = logging.getLogger(__name__)
@@ -230,10 +230,18 @@ class PictureMetrics(Metric):
         class_names: names in the order of the class indices.
         output_dir: where ``metrics.json`` and ``pictures.csv`` (one row an image) are written; nowhere by default.
         source: what else ``metrics.json`` shall say of where the metrics come from, such as the split.
+        root: folder that the names of images are relative to; by default the names are those of the files alone.
     """
 
-    def __init__(self, class_names: Sequence[str], output_dir: str | None = None, source: dict | None = None) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        output_dir: str | None = None,
+        source: dict | None = None,
+        root: str | None = None,
+    ) -> None:
         self.class_names = list(class_names)
+        self.root = root
         self.output_dir = output_dir
         self.source = source or {}
         super().__init__(output_transform=lambda output: output)
@@ -248,7 +256,8 @@ class PictureMetrics(Metric):
         for item in output:
             numbers = [*overlap(item["pred"], item["label"]), int(item["true_class"])]
             self._values.append(torch.cat([torch.tensor(numbers).double(), item["class_probs"].cpu().double()]))
-            self._names.append(_file_name(item))
+            file = item["image"].meta["filename_or_obj"]
+            self._names.append(image_name(file, self.root or Path(file).parent))
 
     def compute(self) -> dict[str, float]:
         """Return the single numbers, and write all metrics on the first rank.
@@ -273,7 +282,3 @@ class PictureMetrics(Metric):
             logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
         metrics = {k: float("nan") if v is None else v for k, v in metrics.items()}
         return {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
-
-
-def _file_name(item: dict) -> str:
-    return Path(str(item["image"].meta["filename_or_obj"])).name

@@ -140,7 +140,7 @@ def measure_robustness(dataset_dir: Path, ckpt_dir: Path, output_dir: Path, **op
         for item in items:
             _alter(dataset, altered, item, function, strength)
         write_json(altered / "datalist.json", {"training": [], "validation": [], "testing": items})
-        paths = {"dataset_dir": altered, "ckpt_dir": ckpt_dir.resolve(), "output_dir": folder}
+        paths = {"dataset_dir": altered, "ckpt_dir": ckpt_dir.resolve(), "output_dir": folder, "overwrite": True}
         run_bundle(name, "evaluating", ["train", "evaluate"], **paths, **options)
         shutil.rmtree(altered)
     print(f"{len(items)} pictures under {len(CONDITIONS)} conditions: {output}")
