@@ -271,13 +271,17 @@ class StopDiverged:
 
     Args:
         network: the network that is trained.
+        evaluator: of the validation, if there is one.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, evaluator: Engine | None = None) -> None:
         self.network = network
+        self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Look at the loss after each step and at the weights after each epoch."""
+        """Look at the loss after each step, at the weights after each epoch, and at what validation predicts."""
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.check_predictions, engine)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.check_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
 
@@ -291,6 +295,11 @@ class StopDiverged:
         """Raise a ValueError where a weight is NaN or infinite."""
         if not all(torch.isfinite(value).all() for value in self.network.state_dict().values()):
             self._stop(engine, "a weight is no number")
+
+    def check_predictions(self, evaluator: Engine, trainer: Engine) -> None:
+        """Raise a ValueError where a probability is NaN: finite weights can be so large that their products are not."""
+        if not all(torch.isfinite(item["class_probs"]).all() for item in evaluator.state.output):
+            self._stop(trainer, "a prediction is no number")
 
     def _stop(self, engine: Engine, what: str) -> None:
         raise ValueError(
