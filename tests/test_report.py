@@ -54,6 +54,7 @@ def items(names):
     """Items of a datalist, three pictures a group, every second group with burned-in marks."""
     return [
         {"image": f"images/{name}", "group": f"G{i // 3}", "burned_in_marks": "caliper" if i // 3 % 2 else ""}
+        | ({"device": "AB"[i % 2], "birads": str(2 + i % 4)} if i < 60 else {})
         for i, name in enumerate(names)
     ]
 
@@ -138,6 +139,21 @@ def test_subgroups_split_the_pictures(made):
     assert sum(groups[f"{size} lesion"] for size in ("small", "medium", "large")) == 60
     assert sum(groups[f"{size} picture"] for size in ("small", "medium", "large")) == COUNT
     assert groups["burned-in marks"] + groups["no burned-in marks"] == COUNT
+    assert groups["device A"] == groups["device B"] == 30
+    assert {name: n for name, n in groups.items() if "birads" in name} == {f"birads {k}": 15 for k in range(2, 6)}
+
+
+def test_a_subgroup_has_the_figures_of_its_own_pictures(made):
+    _, rows, content = made
+    own = [r for i, r in enumerate(rows) if i < 60 and i % 2]
+    found = content["cross_validation"]["subgroups"]["device B"]
+    lesions = [r for r in own if r["true_area_px"]]
+    assert found["lesion_dice"]["value"] == pytest.approx(np.mean([r["dice"] for r in lesions]))
+    assert found["missed_rate"]["value"] == pytest.approx(np.mean([r["dice"] < 0.1 for r in lesions]))
+    pair = [r for r in own if r["true_class"] != "normal"]
+    scores = [r["p_malignant"] / (r["p_benign"] + r["p_malignant"]) for r in pair]
+    area = roc_auc_score([r["true_class"] == "malignant" for r in pair], scores)
+    assert found["auroc_benign_malignant"]["value"] == pytest.approx(area)
 
 
 def test_failures_are_named(made):

@@ -21,6 +21,7 @@ from scripts.metrics import MISSED_BELOW, Images, confusion_matrix, single_metri
 
 DRAWS = 2000
 WORST = 10
+SUBGROUP_COLUMNS = ("device", "birads")  # columns of a datalist by which subgroups are told, where a set has them
 STRESS = ("pictures", "lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant")
 
 
@@ -77,7 +78,8 @@ class Evaluation:
     Args:
         images: what the metrics need, with calibrated probabilities.
         raw: (N, K) probabilities as the network gives them.
-        table: N rows with `filename`, `group`, `marks`, `fold` and `threshold` (of malignancy; NaN: none).
+        table: N rows with `filename`, `group`, `marks`, `SUBGROUP_COLUMNS`, `fold` and `threshold` (of malignancy; NaN:
+            none).
         source: what each fold says of itself.
     """
 
@@ -126,6 +128,7 @@ def joined(table: pandas.DataFrame, facts: Mapping[str, dict], source: list[dict
     table = table[["filename", "fold", "threshold"]].assign(
         group=[item.get("group") or Path(item["image"]).name for item in items],
         marks=[item.get("burned_in_marks") for item in items],
+        **{name: [item.get(name, "") for item in items] for name in SUBGROUP_COLUMNS},
         threshold=pandas.to_numeric(table.threshold),
     )
     return Evaluation(images, raw, table, source)
@@ -173,7 +176,8 @@ def with_intervals(evaluation: Evaluation, draws: int, title: str) -> dict[str, 
 
 
 def subgroups(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """Masks (N,) of the subgroups by name: class, thirds by lesion size and image size, burned-in marks or none."""
+    """Masks (N,) of the subgroups by name: class, thirds by lesion size and image size, burned-in marks or none, and
+    what the datalist says of each image (`SUBGROUP_COLUMNS`)."""
     images, marks = evaluation.images, evaluation.table.marks
     found = {f"class {name}": images.of_class(name) for name in images.class_names}
     lesion, area = images.lesion, images.areas[:, 3]
@@ -188,17 +192,20 @@ def subgroups(evaluation: Evaluation) -> dict[str, np.ndarray]:
     if marks.notna().any():
         marked = marks.fillna("").to_numpy() != ""
         found |= {"burned-in marks": marked, "no burned-in marks": ~marked}
+    for name in SUBGROUP_COLUMNS:
+        values = evaluation.table[name]
+        found |= {f"{name} {value}": (values == value).to_numpy() for value in sorted(set(values)) if value}
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
 def evidence(evaluation: Evaluation, draws: int) -> dict:
     """Everything `report.json` says of one evaluation."""
     images = evaluation.images
-    keys = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
+    keys = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_benign_malignant")
     by_subgroup = {}
     for name, mask in subgroups(evaluation).items():
         found = with_intervals(evaluation.take(mask), draws, name)
-        by_subgroup[name] = {"pictures": int(mask.sum()), **{key: found[key] for key in keys}}
+        by_subgroup[name] = {"pictures": int(mask.sum()), **{key: found.get(key) for key in keys}}
     lesion, dice = images.lesion, images.dice
     order = np.argsort(np.where(lesion, dice, 2), kind="stable")[:WORST]
     failures = {"worst_masks": order[lesion[order]], "false_masks": np.flatnonzero(~lesion & (images.areas[:, 0] > 0))}
