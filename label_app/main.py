@@ -188,10 +188,13 @@ class App(MONAILabelApp):
 
     def _uploaded(self, path: str) -> bool:
         """Whether the server itself gave this path to a file sent to it; others would open the machine's files."""
-        file = Path(os.path.realpath(str(path)))
-        sent = file.parent == Path(os.path.realpath(tempfile.gettempdir())) and TEMPORARY.match(file.name)
-        session = self._sessions and Path(os.path.realpath(self._sessions.store_path)) in file.parents
-        return file.is_file() and bool(sent or session)
+        try:
+            file = Path(os.path.realpath(path))
+            sent = file.parent == Path(os.path.realpath(tempfile.gettempdir())) and TEMPORARY.match(file.name)
+            session = self._sessions and Path(os.path.realpath(self._sessions.store_path)) in file.parents
+            return file.is_file() and bool(sent or session)
+        except (OSError, ValueError):  # too long, or with a zero in it
+            return False
 
     def train(self, request: dict) -> dict:
         """Train, and score the pictures anew where other weights serve."""

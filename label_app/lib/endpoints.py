@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from fastapi import FastAPI, UploadFile
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from monailabel.endpoints import (
     activelearning,
@@ -26,6 +26,7 @@ from monailabel.endpoints import (
     train,
 )
 from monailabel.interfaces.utils.app import app_instance
+from starlette.datastructures import UploadFile
 
 from scripts.data import EXTENSIONS
 
@@ -47,7 +48,6 @@ def offer(app: FastAPI) -> None:
     Its functions are coroutines that never wait for anything, so that the server answered nobody else meanwhile.
     """
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) == "/openapi.json"]
-    app.max_body_size = UPLOAD_BYTES
     for route in (route for module in OFFERED for route in module.router.routes if allowed(route)):
         sends_files = any("UploadFile" in str(p.annotation) for p in parameters(route.endpoint))
         app.add_api_route(

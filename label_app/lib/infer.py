@@ -87,7 +87,7 @@ class PictureInfer(BundleInferTask):
         result = dict(data["result"])
         extension = extension or data.get("result_extension") or ".png"
         # MONAI Label's clients may send the list of choices back as they got it.
-        extension = extension if isinstance(extension, str) else extension[0]
+        extension = extension[0] if isinstance(extension, list) else extension
         if extension not in EXTENSIONS:
             raise RequestError(400, f"result_extension {extension!r} is not served; use {', '.join(EXTENSIONS)}")
         if data.get("polygons") or data.get("output") == "json":

@@ -11,10 +11,10 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
@@ -51,8 +51,9 @@ PAGE = """<!doctype html>
 
 def refuse(status: int, message: str) -> JSONResponse:
     """An answer in the form of FastAPI's own."""
-    # A client may send half of a surrogate pair, which its answer could not carry.
-    return JSONResponse({"detail": message.encode("utf-8", "replace").decode("utf-8")}, status)
+    # Names in it are as a client sent them, with ends of lines and half surrogate pairs.
+    line = " ".join(message.encode("utf-8", "replace").decode("utf-8").split())
+    return JSONResponse({"detail": line}, status)
 
 
 @app.exception_handler(ValueError)
@@ -149,7 +150,7 @@ async def start_page() -> HTMLResponse:
 
 
 @app.get("/datastore/dataset")
-def dataset(limit_cases: int | None = None) -> StreamingResponse:
+def dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None) -> StreamingResponse:
     """Pictures and submitted labels as ZIP archive."""
     with ONE_AT_A_TIME:
         archive = app_instance().datastore().archive(limit_cases)
