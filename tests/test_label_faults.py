@@ -178,7 +178,7 @@ def good_answers(run, name, picture):
         run.send(f"params {params}", "POST", path, "answered", has_class, data={"params": json.dumps(params)})
     for strategy in ("uncertainty", "random", "first"):
         address = f"/activelearning/{strategy}"
-        run.send(strategy, "POST", address, "answered", lambda r: "(" in r.json()["id"], json={"client_id": "me"})
+        run.send(strategy, "POST", address, "answered", lambda r: "bad" not in r.json()["id"], json={"client_id": "me"})
     session = run.send("session", "PUT", "/session/", "answered", files={"files": ("x.png", encoded(picture))})
     own = session.json()["session_id"]
     run.send("mask of a session", "POST", f"{infer}?session_id={own}&output=image", "answered", same)
@@ -360,7 +360,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def hostile_addresses(run, name, random):
-    """Ids, sessions, tags and paths that name nothing, lead out of the folder or belong to other parts of MONAI Label."""
+    """Ids, sessions, tags and paths that name nothing, lead out of the folder or to other parts of MONAI Label."""
     ids = ["nobody", "../x", "..%2f..%2fetc%2fpasswd", "%00", "%ff%fe", "x" * 3000, quote("🩻\n"), quote(f"{name}.png")]
     ids += [quote(bytes(random.integers(1, 256, 12, dtype=np.uint8))) for _ in range(4)]
     label = {"label": ("x.png", png_bytes(np.zeros((5, 5))))}
@@ -510,7 +510,7 @@ def studies(tmp_path_factory, prepared):
         shutil.copy(file, folder)
     Image.new("LAB", (60, 40)).save(folder / "a lab.tif")
     (folder / "a bad filter.png").write_bytes(png_of(40, 30, zlib.compress(b"\x09" + bytes(41 * 30 - 1))))
-    (folder / "a bomb.png").write_bytes(png_of(13000, 13000, zlib.compress(bytes(13001 * 13000), 1)))
+    (folder / "a bad bomb.png").write_bytes(png_of(13000, 13000, zlib.compress(bytes(13001 * 13000), 1)))
     return folder
 
 

@@ -96,7 +96,7 @@ class PictureInfer(BundleInferTask):
         if "lesion_probability" in data:
             probability = np.asarray(data["lesion_probability"].cpu())[0]
             pixels = (255 * probability).round().astype(np.uint8)
-            result["probability_file"] = Writer()({"pred": pixels, "result_extension": ".png"})[0]
+            result["probability_file"] = Writer()({"pred": pixels, "result_extension": ".png", "logging": "WARNING"})[0]
         volume = 255 * mask if extension == ".png" else mask[..., None]
-        content = {"pred": volume, "image_path": data.get("image_path"), "result_extension": extension}
+        content = {"pred": volume, "result_extension": extension, "logging": "WARNING"}
         return Writer(label="pred", json="result")({**content, "result": result})
