@@ -125,7 +125,7 @@ class PictureTrain(TrainTask):
         """The bundle's score (mean of lesion Dice and macro F1) on the labels held out, by evaluate.json."""
         # With the calibration beside the weights, as they serve
         paths = {"weights": str(weights), "ckpt_dir": str(weights.parent)}
-        self._run("evaluating", ["train", "evaluate"], work, part="validation", **paths)
+        self._run("evaluating", ["train", "evaluate"], work, part="validation", overwrite=True, **paths)
         return json.loads((work / "metrics.json").read_text(encoding="utf-8"))["score"]
 
     def _run(self, run_id: str, configs: list[str], work: Path, **overrides) -> None:
