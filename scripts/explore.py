@@ -9,25 +9,25 @@ those of one class alone.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
 from collections import Counter, defaultdict
-from html import escape
 from pathlib import Path
 
 import cv2
 import numpy as np
 from command_line import run
+from matplotlib.figure import Figure
 from pages import style
-from pages.style import CLASSES, TRUE_COLOUR, class_colours, class_mark
+from pages.style import TRUE_COLOUR
 from PIL import Image
 from tqdm import tqdm
 
 from scripts.files import write_whole
 from scripts.transforms import open_image, to_grey, to_mask
 
+Colours = dict[str, str]  # of the classes, by name
 GRID = 128  # side of the map of lesion positions
 THUMB = 100  # height of a thumbnail in pixels
 PIE_AT_MOST = 6  # parts that get a pie each
@@ -56,48 +56,42 @@ def explore(
         raise ValueError("--count needs a whole number from 1 on, --seed one from 0 on")
     prepared, output = dataset_dir, output_dir
     items, names, summary = read_lists(prepared)
+    colours = style.class_colours(names)
     if class_ not in (None, *names):
         raise ValueError(f"--class {class_}: pass one of {', '.join(names)}")
-    colours = class_colours(names)
     pictures, problems = read_pictures(prepared, items)
     output.mkdir(parents=True, exist_ok=True)
-    sections = {}
-    for title, section in SECTIONS.items():
-        sections[title] = section(pictures, output, colours)
+    sections = {title: section(pictures, colours, output) for title, section in SECTIONS.items()}
     shown = {class_: colours[class_]} if class_ else colours
-    sections["Samples"] = samples(pictures, prepared, output, shown, count, seed)
-    sections["The same scan"] = same_scans(pictures, output, colours)
+    sections["Samples"] = samples(pictures, shown, prepared, output, count, seed)
+    sections["The same scan"] = same_scans(pictures, colours, output)
     sections["Left out and repaired"] = left_out(summary, problems)
-    sections = {title: html for title, html in sections.items() if html}
-    name = summary.get("split", "")
-    lead = f"<p>{len(pictures)} pictures of {escape(prepared.resolve().name)}"
-    lead += f", split {escape(name)}</p>" if name else "</p>"
-    style.write_page(output / "report.html", style.page("The data at a glance", lead, sections))
+    sections = {title: blocks for title, blocks in sections.items() if blocks}
+    facts = {"set_name": prepared.resolve().name, "split": summary.get("split", ""), "count": len(pictures)}
+    title = "The data at a glance"
+    style.write_page(output / "report.html", "report.html", title=title, sections=sections, colours=colours, **facts)
     print(f"{len(pictures)} pictures: {output / 'report.html'}")
     return {"shown": len(pictures), "left_out": len(problems)}
 
 
-def read_lists(prepared):
-    """The datalist's items, each with its `part` and `class_name`, the names of the classes, and the content of
-    `summary.json` (empty without that file)."""
+def read_lists(prepared: Path) -> tuple[list[dict], list[str], dict]:
+    """The datalist's items, each with `part` and `class_name`, the classes' names, and `summary.json` if any."""
     file = prepared / "datalist.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; name a prepared folder")
     content = json.loads(file.read_text(encoding="utf-8"))
-    names = content.get("class_names", CLASSES)
     parts = {k: v for k, v in content.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     summary = prepared / "summary.json"
-    items = [
-        {**item, "part": part, "class_name": names[item["class"]]} for part, found in parts.items() for item in found
-    ]
+    names = style.class_names(content)
+    items = [{**i, "part": part, "class_name": names[i["class"]]} for part, found in parts.items() for i in found]
     return items, names, json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
 
 
-def read_pictures(prepared, items):
+def read_pictures(prepared: Path, items: list[dict]) -> tuple[list[dict], list[str]]:
     """What the charts need of each picture, and a line on each that cannot be read.
 
     Returns:
-        list of the items with `class_name`, `size` (width, height in pixels), `thumb` (grey, `THUMB` high), `grey`
+        list of the items with `size` (width, height in pixels), `thumb` (grey, `THUMB` high), `grey`
         (share of the pixels at each grey value (256,)), `grey_inside` (the same of the lesion, None without one),
         `area` (lesion's share of the picture), `lesions` (connected parts of the mask), `position` (`GRID`, `GRID`).
     """
@@ -138,33 +132,26 @@ def read_pictures(prepared, items):
     return pictures, problems
 
 
-def _read(prepared, item):
+def _read(prepared: Path, item: dict) -> tuple[np.ndarray, np.ndarray]:
     return to_grey(open_image(prepared / item["image"])), to_mask(open_image(prepared / item["label"]))
 
 
-def _of(pictures, name):
+def _of(pictures: list[dict], name: str) -> list[dict]:
     return [p for p in pictures if p["class_name"] == name]
 
 
-def _figure(figure, path, alt):
-    """Save a chart and return it as HTML."""
+def _figure(figure: Figure, path: Path, alt: str) -> dict:
+    """Save a chart and return what the page shows of it."""
     style.save_chart(figure, path)
-    return f'<figure><img src="{style.embedded(path)}" alt="{escape(alt)}"></figure>'
+    return {"path": path, "alt": alt}
 
 
-def _table(head, rows):
-    """HTML of a table; what is right of the first column are numbers."""
-    cells = "".join(f'<th scope="col"{_number(i)}>{h}</th>' for i, h in enumerate(head))
-    body = "".join("<tr>" + "".join(f"<td{_number(i)}>{c}</td>" for i, c in enumerate(r)) + "</tr>" for r in rows)
-    table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="Table">{table}</div>'
+def _places(count: int, k: int, of: int) -> np.ndarray:
+    """Where the k-th of several bars stands in each of `count` groups of bars, and beside the others."""
+    return np.arange(count) + 0.8 / of * (k - (of - 1) / 2)
 
 
-def _number(column):
-    return ' class="number"' if column else ""
-
-
-def classes(pictures, output, colours):
+def classes(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Bars and pies of the classes in each part."""
     counts = {part: Counter() for part in dict.fromkeys(p["part"] for p in pictures)}
     for p in pictures:
@@ -175,10 +162,9 @@ def classes(pictures, output, colours):
     for axes in grid[0]:
         axes.remove()
     bars = figure.add_subplot(grid[0, 0].get_gridspec()[0, :])
-    width = 0.8 / len(colours)
-    for k, name in enumerate(colours):
-        places = np.arange(len(counts)) + width * (k - (len(colours) - 1) / 2)
-        drawn = bars.bar(places, [c[name] for c in counts.values()], 0.92 * width, color=colours[name], label=name)
+    for k, (name, colour) in enumerate(colours.items()):
+        places = _places(len(counts), k, len(colours))
+        drawn = bars.bar(places, [c[name] for c in counts.values()], 0.75 / len(colours), color=colour, label=name)
         bars.bar_label(drawn, fontsize=8, padding=1)
     bars.set(xticks=range(len(counts)), xticklabels=list(counts), ylabel="pictures")
     bars.spines[["top", "right"]].set_visible(False)
@@ -196,30 +182,31 @@ def classes(pictures, output, colours):
         )
         axes.set_title(f"{part} ({sum(found.values())})", fontsize=9)
     alt = f"Bar chart of the pictures of each class in {', '.join(counts)}, and their shares as pies"
-    rows = [(escape(part), *(c[n] for n in colours), c.total()) for part, c in {**counts, "all": everything}.items()]
-    head = ("Part", *itertools.starmap(class_mark, colours.items()), "all")
-    return _figure(figure, output / "classes.png", alt) + _table(head, rows)
+    rows = [(part, *(c[n] for n in colours), c.total()) for part, c in {**counts, "all": everything}.items()]
+    return [_figure(figure, output / "classes.png", alt), {"head": ("Part", *colours, "all"), "rows": rows}]
 
 
-def sizes(pictures, output, colours):
+def sizes(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Width and height of each picture."""
     w, h = np.array([p["size"] for p in pictures]).T
-    figure, grid = style.chart(1, len(colours), (3 * len(colours), 3.2), sharex=True, sharey=True, squeeze=False)
-    for axes, name in zip(grid[0], colours):
+    figure, grid = style.chart(1, len(colours), (9, 3.2), sharex=True, sharey=True, squeeze=False)
+    grid = grid[0]
+    for axes, name in zip(grid, colours):
         found = np.array([p["size"] for p in _of(pictures, name)]).reshape(-1, 2)
         axes.scatter(*found.T, s=14, alpha=0.5, linewidths=0, color=colours[name])
         axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} pictures)")
-    grid[0, 0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
-    text = f"<p>Widths {w.min()} to {w.max()} (median {np.median(w):.0f}), "
-    text += f"heights {h.min()} to {h.max()} (median {np.median(h):.0f}) pixels.</p>"
-    return text + _figure(figure, output / "picture_sizes.png", "Scatter plot of width and height in pixels by class")
+    grid[0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
+    text = f"Widths {w.min()} to {w.max()} (median {np.median(w):.0f}), "
+    text += f"heights {h.min()} to {h.max()} (median {np.median(h):.0f}) pixels."
+    alt = "Scatter plot of width and height in pixels by class"
+    return [{"text": text}, _figure(figure, output / "picture_sizes.png", alt)]
 
 
-def lesions(pictures, output, colours):
+def lesions(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Area of the lesion, number of its parts, and where it lies."""
     named = [name for name in colours if any(p["area"] for p in _of(pictures, name))]
     if not named:
-        return "<p>No picture has a lesion.</p>"
+        return [{"text": "No picture has a lesion."}]
     figure, (area, number) = style.chart(1, 2, (8.5, 3.6), width_ratios=(3, 2))
     shares = [p["area"] for p in pictures if p["area"]]
     bins = np.geomspace(min(shares), 1.001 * max(shares), 25)
@@ -231,10 +218,9 @@ def lesions(pictures, output, colours):
         area.hist(share, 100 * bins, color=colours[name], histtype="step", linewidth=1.6, label=label)
         times = Counter(p["lesions"] for p in kept[name])
         most = max(p["lesions"] for found in kept.values() for p in found)
-        places = np.arange(1, most + 1) + 0.8 / len(named) * (k - (len(named) - 1) / 2)
-        drawn = number.bar(
-            places, [times[i] for i in range(1, most + 1)], 0.75 / len(named), color=colours[name], label=name
-        )
+        places = 1 + _places(most, k, len(named))
+        heights = [times[i] for i in range(1, most + 1)]
+        drawn = number.bar(places, heights, 0.75 / len(named), color=colours[name], label=name)
         number.bar_label(drawn, fontsize=8, padding=1)
         number.set(xticks=range(1, most + 1))
     area.set(xscale="log", xlabel="lesion area (% of the picture)", ylabel="pictures")
@@ -244,9 +230,8 @@ def lesions(pictures, output, colours):
     area.legend(loc="upper left")
     number.set(xlabel="separate parts of the mask", ylabel="pictures")
     number.legend()
-    html = _figure(
-        figure, output / "lesion_area.png", "Histogram of lesion areas and bars of lesions a picture, by class"
-    )
+    alt = "Histogram of lesion areas and bars of lesions a picture, by class"
+    areas = _figure(figure, output / "lesion_area.png", alt)
 
     figure, grid = style.chart(1, len(named), (4 * len(named) + 0.6, 3.8), squeeze=False)
     maps = {name: 100 * np.mean([p["position"] for p in kept[name]], axis=0) for name in named}
@@ -257,10 +242,10 @@ def lesions(pictures, output, colours):
     grid[0, 0].set(ylabel="from the top (% of the height)")
     figure.colorbar(drawn, ax=grid[0], label="pictures with a lesion here (%)", shrink=0.85)
     alt = f"Maps of where lesions lie: {', '.join(named)}"
-    return html + _figure(figure, output / "lesion_position.png", alt)
+    return [areas, _figure(figure, output / "lesion_position.png", alt)]
 
 
-def intensities(pictures, output, colours):
+def intensities(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Mean histogram of the grey values of each class, of the whole picture and of the lesion."""
     figure, (whole, inside) = style.chart(1, 2, (8.5, 3.4), sharey=True)
     for name in colours:
@@ -278,41 +263,42 @@ def intensities(pictures, output, colours):
         if axes.lines:
             axes.legend()
     alt = "Histograms of grey values by class, of whole pictures and inside lesions"
-    return _figure(figure, output / "intensities.png", alt)
+    return [_figure(figure, output / "intensities.png", alt)]
 
 
-def marks(pictures, output, colours):
-    """Share of the pictures with burned-in marks, by class and kind, where the published list of BUSI knows them."""
+def marks(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
+    """Fraction of the images with burned-in marks, by class and kind, where the published list of BUSI knows them."""
     known = [p for p in pictures if "burned_in_marks" in p]
     if not known:
-        return ""
+        return []
     kinds = sorted({kind for p in known for kind in p["burned_in_marks"].split("&") if kind})
     bars = {"any": lambda p: bool(p["burned_in_marks"])}
     bars |= {kind: lambda p, kind=kind: kind in p["burned_in_marks"].split("&") for kind in kinds}
     figure, axes = style.chart(size=(7.5, 3.6))
-    width = 0.8 / len(colours)
     for k, name in enumerate(colours):
         found = _of(known, name)
         counts = [sum(map(test, found)) for test in bars.values()]
-        places = np.arange(len(bars)) + width * (k - (len(colours) - 1) / 2)
+        places = _places(len(bars), k, len(colours))
         shares = [100 * c / max(1, len(found)) for c in counts]
-        drawn = axes.bar(places, shares, 0.92 * width, color=colours[name], label=f"{name} ({len(found)})")
+        drawn = axes.bar(places, shares, 0.75 / len(colours), color=colours[name], label=f"{name} ({len(found)})")
         axes.bar_label(drawn, counts, fontsize=8, padding=1)
     axes.set(xticks=range(len(bars)), xticklabels=list(bars), ylabel="pictures of the class (%)")
     axes.legend(title="number on a bar: pictures", title_fontsize=8)
-    text = f"<p>Known for {len(known)} of {len(pictures)} pictures, from the published list. "
-    text += "A picture may have several kinds.</p>"
-    return text + _figure(figure, output / "burned_in_marks.png", "Bars of burned-in marks by kind and class")
+    text = f"Known for {len(known)} of {len(pictures)} pictures, from the published list. "
+    text += "A picture may have several kinds."
+    alt = "Bars of burned-in marks by kind and class"
+    return [{"text": text}, _figure(figure, output / "burned_in_marks.png", alt)]
 
 
-def samples(pictures, prepared, output, colours, count, seed):
+def samples(pictures: list[dict], colours: Colours, prepared: Path, output: Path, count: int, seed: int) -> list[dict]:
     """Random pictures of each class: image, mask, and the mask's outline on the image."""
-    random, html = np.random.default_rng(seed), ""
-    for name in colours:
+    random = np.random.default_rng(seed)
+    blocks = [{"text": "Drawn at random; from top to bottom image, mask, and the mask's outline on the image."}]
+    for name, colour in colours.items():
         found = _of(pictures, name)
         drawn = [found[i] for i in random.choice(len(found), min(count, len(found)), replace=False)] if found else []
         if not drawn:
-            html += f"<p>No picture of class {name}.</p>"
+            blocks.append({"text": f"No picture of class {name}."})
             continue
         columns = min(4, len(drawn))
         rows = -(-len(drawn) // columns)
@@ -325,14 +311,14 @@ def samples(pictures, prepared, output, colours, count, seed):
             column[0].set_title(f"{p['name']}\n{name}, {p['part']}", fontsize=8)
             column[0].imshow(image, cmap="gray", vmin=0, vmax=255)
             column[1].imshow(mask, cmap="gray", vmin=0, vmax=255)
-            column[2].imshow(_outlined(image, mask, colours[name]))
+            column[2].imshow(_outlined(image, mask, colour))
         alt = f"Class {name}: image, mask and outline of {', '.join(p['name'] for p in drawn)}"
         file = "samples_" + re.sub(r"[^\w.-]", "_", name) + ".png"
-        html += f"<h3>{class_mark(name, colours[name])}</h3>" + _figure(figure, output / file, alt)
-    return "<p>Drawn at random; from top to bottom image, mask, and the mask's outline on the image.</p>" + html
+        blocks += [{"heading": name}, _figure(figure, output / file, alt)]
+    return blocks
 
 
-def _outlined(image, mask, colour):
+def _outlined(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
     drawing = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     width = max(2, round(max(image.shape) / 120))
@@ -341,23 +327,23 @@ def _outlined(image, mask, colour):
     return drawing[..., ::-1]
 
 
-def same_scans(pictures, output, colours):
+def same_scans(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Pictures of one scan side by side, the scans that cross parts or classes first."""
     groups = defaultdict(list)
     for p in pictures:
         groups[p.get("group", p["name"])].append(p)
     groups = {name: found for name, found in groups.items() if len(found) > 1}
     if not groups:
-        return "<p>No scan stands in several pictures.</p>"
+        return [{"text": "No scan stands in several pictures."}]
 
     def crossing(found, key):
         return len({p[key] for p in found}) > 1
 
     by_part, by_class = (sum(crossing(g, key) for g in groups.values()) for key in ("part", "class_name"))
-    text = f"<p>{len(groups)} scans stand in several pictures ({sum(map(len, groups.values()))} in all); {by_part} of "
+    text = f"{len(groups)} scans stand in several pictures ({sum(map(len, groups.values()))} in all); {by_part} of "
     text += f"them in several parts of the split, {by_class} in several classes. The bar below a picture has the "
-    text += "colour of its class.</p>"
-    html = ""
+    text += "colour of its class."
+    strips = []
     order = sorted(groups, key=lambda g: (not crossing(groups[g], "class_name"), not crossing(groups[g], "part"), g))
     for name in order:
         found = groups[name]
@@ -373,21 +359,17 @@ def same_scans(pictures, output, colours):
         path = output / "same_scan" / f"{name}.png"
         write_whole(path, picture.save)
         label = ", ".join(f"{Path(p['name']).stem} ({p['part']})" for p in found)
-        html += (
-            f'<figure style="max-width:{picture.width}px"><img src="{style.embedded(path)}" width="{picture.width}" '
-        )
-        html += f'height="{picture.height}" alt="{escape(f"Scan {name}: {label}")}">'
-        html += f"<figcaption>{escape(f'{name}: {label}')}</figcaption></figure>"
-    return f'{text}<div class="grid">{html}</div>'
+        size = {"width": picture.width, "height": picture.height}
+        strips.append({"path": path, "text": f"{name}: {label}", **size})
+    return [{"text": text}, {"strips": strips}]
 
 
-def left_out(summary, problems):
+def left_out(summary: dict, problems: list[str]) -> list[dict]:
     """What the conversion left out, repaired and refused, and what could not be read here."""
-    html = ""
-    if problems:
-        html += _files(f"Cannot be read here ({len(problems)})", problems)
+    blocks = [{"title": "Cannot be read here", "lines": problems}] if problems else []
     if not summary:
-        return html + "<p>There is no summary.json beside the datalist, so what the conversion did is unknown.</p>"
+        text = "There is no summary.json beside the datalist, so what the conversion did is unknown."
+        return [*blocks, {"text": text}]
     reasons = defaultdict(list)
     for file, reason in summary["left_out"].items():
         reasons[f"Left out: {reason}"].append(file)
@@ -396,13 +378,8 @@ def left_out(summary, problems):
     merged = [f"{file}: {number} masks" for file, number in summary["merged_masks"].items()]
     reasons |= {"Several masks merged": merged} if merged else {}
     reasons |= {"Refused": summary["refused"]} if summary["refused"] else {}
-    html += f"<p>{len(summary['left_out'])} pictures were left out, {len(summary['refused'])} files refused.</p>"
-    return html + "".join(_files(f"{reason} ({len(files)})", files) for reason, files in reasons.items())
-
-
-def _files(title, lines):
-    listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<details><summary>{escape(title)}</summary><ul class="small">{listed}</ul></details>'
+    text = f"{len(summary['left_out'])} pictures were left out, {len(summary['refused'])} files refused."
+    return [*blocks, {"text": text}, *({"title": reason, "lines": files} for reason, files in reasons.items())]
 
 
 SECTIONS = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,7 @@ import torch
 from command_line import BUNDLE, run
 from fire.parser import DefaultParseValue
 from pages.grad_cam import LAYER, Explainer, score
-from pages.predictions import predictions_page, said
-from pages.style import CLASSES, NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, class_colours, write_page
+from pages.style import NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, class_colours, class_names, write_page
 from tqdm import tqdm
 
 from scripts.files import output_stem, read_csv, write_csv, write_json
@@ -33,6 +33,8 @@ from scripts.metrics import MISSED_BELOW, Images, overlap
 from scripts.transforms import open_image, to_grey, to_mask
 
 FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
+WORST = 12  # masks in the gallery
+ERRORS = ("wrong class", "missed malignant", "missed lesion", "false mask", "unsure")
 STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones
 
 
@@ -72,13 +74,13 @@ def show_predictions(
         raise ValueError(f"--output_dir {output}: the drawings would replace what lies there; choose another folder")
     if labels and not labels.is_dir():
         raise FileNotFoundError(f"{labels}: no such folder; give --labels the folder of the true masks")
-    rows = read_rows(predictions, ckpt_dir, datalist)
+    rows, limits = read_rows(predictions, ckpt_dir, datalist)
+    colours = class_colours(list(rows[0]["probabilities"]) if rows else [])
     parsed = {name: DefaultParseValue(value) for name, value in options.items()}
     explainer = Explainer(ckpt_dir, **parsed) if grad_cam or probability_map else None
 
     output.mkdir(parents=True, exist_ok=True)
     shown, scores, left_out = [], [], []
-    colours = class_colours(rows[0]["probabilities"] if rows else [])
     for row in tqdm(rows, desc="Drawing", disable=not rows):
         name = row["filename"]
         stem = Path(name).with_name(output_stem(images / name)).as_posix()
@@ -91,12 +93,12 @@ def show_predictions(
         if true is not None and true.shape != picture.shape:
             tqdm.write(f"{name}: its true mask has another size and is left out")
             true = None
-        row["files"] = {"outlines": f"{stem}.png"}
+        row["files"] = {"outlines": f"{stem}.png", "plain": f"plain/{stem}.png"}
         measure(row, mask, true)
-        text = said(row)
-        colour = bgr(colours[row["class"]])
-        drawing = outlined(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), mask, true, colour)
-        _write(output / f"{stem}.png", captioned(drawing, text, colour))
+        colour = bgr(colours.get(row["class"], OTHER_COLOUR))
+        plain = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+        _write(output / row["files"]["plain"], captioned(plain, row["said"], colour))
+        _write(output / f"{stem}.png", captioned(outlined(plain, mask, true, colour), row["said"], colour))
         if grad_cam and row["class"] in explainer.class_names:
             heat = explainer.grad_cam(images / name, row["class"])
             row["files"]["Grad-CAM"] = f"grad_cam/{stem}.jpg"
@@ -109,17 +111,19 @@ def show_predictions(
             _write_map(output / row["files"]["probability of lesion"], picture, heat, 1, "lesion: 0 to 1", true)
         shown.append(row)
     summary = _write_scores(output, scores) if scores else None
-    write_page(output / "index.html", predictions_page(shown, left_out, summary))
-    print(f"{output / 'index.html'}")
+    values = page_values(shown, left_out, summary)
+    write_page(output / "index.html", "predictions.html", **values, colours=colours, limits=limits)
+    print(f"{len(shown)} drawn, {len(left_out)} left out: {output / 'index.html'}")
     return {"drawn": len(shown), "left_out": len(left_out)}
 
 
-def read_rows(predictions, ckpt_dir, datalist):
+def read_rows(predictions: Path, ckpt_dir: Path, datalist: Path | None) -> tuple[list[dict], dict]:
     """The pictures of a table of inference or evaluation.
 
     Returns:
         list of dicts with `filename`, `class`, `true_class` (empty: unknown), `probabilities` by class, `suspicious`
-        and `unsure` (yes, no, or empty where no limit is stored), and, from an evaluation, `dice`.
+        and `unsure` (yes, no, or empty where no limit is stored), and, from an evaluation, `dice`; and the limits that
+        stand behind both, `malignancy_threshold` and `unsure_below`, where they are known.
     """
     table, evaluation = predictions / "predictions.csv", predictions / "pictures.csv"
     if not table.is_file() and not evaluation.is_file():
@@ -138,10 +142,10 @@ def read_rows(predictions, ckpt_dir, datalist):
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # a cell that is missing or no number
             kind = f"{type(error).__name__}: {error}"
             raise ValueError(f"{source}, row {line}: not of this bundle ({kind}); predict or evaluate again") from None
-    return rows
+    return rows, limits if limits else _limits_of(rows, ckpt_dir)
 
 
-def _row(found: dict[str, str], true: dict[str, str], limits: dict[str, float]) -> dict:
+def _row(found: dict[str, str], true: dict[str, str], limits: dict[str, float | None]) -> dict:
     """A row of the table with numbers in it."""
     row = {"filename": found["filename"], "class": found.get("class") or found["predicted_class"]}
     row["probabilities"] = {k[2:]: float(v) for k, v in found.items() if k.startswith("p_")}
@@ -149,15 +153,14 @@ def _row(found: dict[str, str], true: dict[str, str], limits: dict[str, float]) 
     row |= {name: found.get(name) or "" for name in ("suspicious", "unsure")}
     if "dice" in found:
         row |= {"dice": float(found["dice"]), "true_area_px": float(found["true_area_px"])}
-    if limits.get("malignancy_threshold") is not None:
-        malignant = row["probabilities"]["malignant"] >= limits["malignancy_threshold"]
-        row["suspicious"] = "yes" if malignant else "no"
+    if limits.get("malignancy_threshold") is not None and "malignant" in row["probabilities"]:
+        row["suspicious"] = "yes" if row["probabilities"]["malignant"] >= limits["malignancy_threshold"] else "no"
     if limits.get("unsure_below") is not None:
         row["unsure"] = "yes" if max(row["probabilities"].values()) < limits["unsure_below"] else "no"
     return row
 
 
-def _limits(evaluation, ckpt_dir):
+def _limits(evaluation: Path, ckpt_dir: Path) -> dict[str, float | None]:
     """Both limits of the weights that were evaluated; the evaluation itself keeps only that of malignancy."""
     figures = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     limits = {"malignancy_threshold": figures.get("malignancy_threshold")}
@@ -170,14 +173,29 @@ def _limits(evaluation, ckpt_dir):
     return limits
 
 
-def _true_classes(datalist):
+def _limits_of(rows: list[dict], ckpt_dir: Path) -> dict[str, float | None]:
+    """The stored limits of these weights, each where it explains every row of an inference's table."""
+    calibration = ckpt_dir / "calibration.json"
+    content = json.loads(calibration.read_text(encoding="utf-8")) if calibration.is_file() else {}
+    found = {}
+    for name, column, mark in (
+        ("malignancy_threshold", "suspicious", lambda p, limit: p.get("malignant", 0) >= limit),
+        ("unsure_below", "unsure", lambda p, limit: max(p.values()) < limit),
+    ):
+        limit = content.get(name)
+        if limit is not None and all(row[column] == ("no", "yes")[mark(row["probabilities"], limit)] for row in rows):
+            found[name] = limit
+    return found
+
+
+def _true_classes(datalist: Path) -> dict[str, str]:
     content = json.loads(datalist.read_text(encoding="utf-8"))
+    names = class_names(content)
     items = [item for part in content.values() if isinstance(part, list) for item in part if isinstance(item, dict)]
-    names = content.get("class_names", CLASSES)
     return {Path(item["image"]).name: names[item["class"]] for item in items if item.get("class", -1) >= 0}
 
 
-def measure(row, mask, true):
+def measure(row: dict, mask: np.ndarray, true: np.ndarray | None) -> None:
     """Add areas in pixels, Dice (where the true mask is known), and the picture's `errors` to its row."""
     row["picture_px"], row["predicted_area_px"] = mask.size, int((mask > 127).sum())
     if true is not None:
@@ -185,6 +203,8 @@ def measure(row, mask, true):
         probabilities = np.array([list(row["probabilities"].values())])
         (found,) = Images(tuple(row["probabilities"]), np.array([-1]), probabilities, np.array([counts])).rows()
         row |= {key: found[key] for key in ("dice", "true_area_px")}
+    chosen = row["probabilities"].get(row["class"], float("nan"))
+    row["said"] = f"{row['class']} {chosen:.2f}" + ", unsure" * (row["unsure"] == "yes")  # never without probability
     lesion = row.get("true_area_px", 0) > 0
     missed = lesion and row["dice"] < MISSED_BELOW
     row["errors"] = [
@@ -199,11 +219,65 @@ def measure(row, mask, true):
     ]
 
 
-def _score(row, heat, lesion):
+def page_values(rows: list[dict], left_out: list[str], scores: dict | None) -> dict:
+    """What the page's template shows.
+
+    Args:
+        rows: the images, read and measured, each with `files`: drawing by title.
+        left_out: a line on each image that could not be drawn.
+        scores: mean scores of Grad-CAM, or None.
+    """
+    for row in rows:
+        row["others"] = ", ".join(f"{n} {p:.2f}" for n, p in row["probabilities"].items() if n != row["class"])
+        row["kinds"] = ",".join([*row["errors"], *["unsure"] * (row["unsure"] == "yes")]) or "none"
+        row["cells"] = {
+            "Picture": row["filename"],
+            "Class": row["class"],
+            "Probability": f"{max(row['probabilities'].values()):.6f}",
+            "Suspicious": row["suspicious"],
+            "True class": row["true_class"],
+            "Dice": f"{row['dice']:.3f}" if "dice" in row else "",
+            "Mask (%)": f"{100 * row['predicted_area_px'] / row['picture_px']:.1f}",
+            "Errors": ", ".join(row["errors"]),
+        }
+    lesions = sorted((r for r in rows if r.get("true_area_px", 0) > 0), key=lambda r: (r["dice"], r["filename"]))
+    missed = [r for r in rows if "missed malignant" in r["errors"]]
+    false = [r for r in rows if "false mask" in r["errors"]]
+    about = "Malignant, but called another class, or the lesion not found (Dice under {})."
+    sections = {}
+    # Without the truth the page begins with its table.
+    if lesions:
+        about_worst = "Least Dice first, of the pictures with a lesion."
+        sections["Worst masks"] = {"gallery": lesions[:WORST], "about": about_worst}
+    if any(r["true_class"] == "malignant" for r in rows):
+        sections["Missed malignant pictures"] = {"gallery": missed, "about": about.format(MISSED_BELOW)}
+    if any("dice" in r for r in rows):
+        sections["False masks"] = {"gallery": false, "about": "A mask, but no lesion."}
+    if scores:
+        sections["Grad-CAM"] = {"scores": scores}
+    sections["All pictures"] = {}
+    if left_out:
+        sections["Not shown"] = {"lines": left_out}
+    names = list(rows[0]["probabilities"]) if rows else []
+    filters = [("class", "Class", names), ("true", "True class", names), ("error", "Errors", ("none", *ERRORS))]
+    if not any(r["true_class"] or "dice" in r for r in rows):
+        filters = [filters[0], ("error", "Doubt", ("none", "unsure"))]
+    titles = list(rows[0]["cells"]) if rows else []
+    return {
+        "title": "Predictions",
+        "sections": sections,
+        "rows": rows,
+        "filters": filters,
+        "columns": [name for name in titles if any(row["cells"][name] for row in rows)],
+        "maps": list(dict.fromkeys(t for r in rows for t in r["files"] if t not in ("outlines", "plain"))),
+    }
+
+
+def _score(row: dict, heat: np.ndarray, lesion: np.ndarray) -> dict:
     return {"filename": row["filename"], "true_class": row["true_class"], "class": row["class"], **score(heat, lesion)}
 
 
-def _write_scores(output, scores):
+def _write_scores(output: Path, scores: list[dict]) -> dict:
     """Write the scores of Grad-CAM a picture and their means, and return the latter."""
     columns = ("pointing_game", "energy_inside", "centre", "chance")
     means = {key: float(np.mean([row[key] for row in scores])) for key in columns}
@@ -216,7 +290,7 @@ def _write_scores(output, scores):
     return summary
 
 
-def _read(path, convert=to_grey):
+def _read(path: Path, convert: Callable[..., np.ndarray] = to_grey) -> np.ndarray | None:
     """Read a picture as 8-bit grey, or with `to_mask` a mask, (height, width), or return None."""
     try:
         return convert(open_image(path))
@@ -224,16 +298,18 @@ def _read(path, convert=to_grey):
         return None
 
 
-def _write(path, drawing):
+def _write(path: Path, drawing: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.partial{path.suffix}")
     cv2.imwrite(str(temporary), drawing)
     os.replace(temporary, path)
 
 
-def outlined(drawing, mask, true, colour):
-    """Draw the outlines of two masks (height, width), either of them None, on a picture (height, width, BGR)."""
-    width = max(2, round(max(drawing.shape) / 170))
+def outlined(
+    drawing: np.ndarray, mask: np.ndarray | None, true: np.ndarray | None, colour: tuple[int, ...] | None
+) -> np.ndarray:
+    """Draw the outlines of two masks (height, width), either of them None, on a copy of a picture (H, W, BGR)."""
+    drawing, width = drawing.copy(), max(2, round(max(drawing.shape) / 170))
     for region, shade in ((true, bgr(TRUE_COLOUR)), (mask, colour)):
         if region is not None:
             outlines, _ = cv2.findContours((region > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -241,7 +317,7 @@ def outlined(drawing, mask, true, colour):
     return drawing
 
 
-def captioned(drawing, text, colour, bar=None):
+def captioned(drawing: np.ndarray, text: str, colour: tuple[int, ...], bar: np.ndarray | None = None) -> np.ndarray:
     """A picture (height, width, BGR) above a strip with a text, the notice and the colours (N, 3) of a map, if any."""
     size = max(1, drawing.shape[1] / 500)
     strip = np.zeros((STRIP, round(max(drawing.shape[1], FOOTER_WIDTH) / size), 3), np.uint8)
@@ -257,7 +333,9 @@ def captioned(drawing, text, colour, bar=None):
     return np.vstack([drawing, strip])
 
 
-def _write_map(path, picture, heat, top, text, true):
+def _write_map(
+    path: Path, picture: np.ndarray, heat: np.ndarray, top: float, text: str, true: np.ndarray | None
+) -> None:
     """Draw a map (height, width) from 0 to `top` over its picture, with the true outline and a bar of its colours."""
     levels = (heat / max(float(top), 1e-12) * 255).clip(0, 255).astype(np.uint8)
     coloured = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)

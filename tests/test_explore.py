@@ -84,14 +84,14 @@ def test_scans_that_cross_parts_or_classes_come_first_and_marks_are_counted(tiny
         p["group"] = f"G{i // 2}"
     pictures[2]["group"] = "G9"  # benign, training; with the last, malignant, testing
     pictures[-1]["group"] = "G9"
-    html = explore.same_scans(pictures, tmp_path, colours)
-    assert "8 scans stand in several pictures (16 in all); 1 of them in several parts" in html
-    assert "1 in several classes" in html and html.index("Scan G9") < html.index("Scan G0")
+    told, shown = explore.same_scans(pictures, colours, tmp_path)
+    assert "8 scans stand in several pictures (16 in all); 1 of them in several parts" in told["text"]
+    assert "1 in several classes" in told["text"] and shown["strips"][0]["text"].startswith("G9: ")
     assert len(list((tmp_path / "same_scan").iterdir())) == 8
-    assert explore.marks(pictures, tmp_path, colours) == ""
+    assert explore.marks(pictures, colours, tmp_path) == []
     for p in pictures:
         p["burned_in_marks"] = "text&measurement" if p["class_name"] == "benign" else ""
-    assert "Known for 18 of 18 pictures" in explore.marks(pictures, tmp_path, colours)
+    assert "Known for 18 of 18 pictures" in explore.marks(pictures, colours, tmp_path)[0]["text"]
     assert (tmp_path / "burned_in_marks.png").is_file()
 
 
@@ -130,6 +130,33 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
         assert f"{item['image']}: left out" in done.stderr and item["image"] in html
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dataset_dir": Path("nowhere")}, "nowhere/datalist.json: missing; name a prepared folder"),
+        ({"class_": "benin"}, "--class benin: pass one of normal, benign, malignant"),
+        ({"count": 0}, "--count needs a whole number"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_written(options, message, prepared, tmp_path):
+    with pytest.raises((OSError, ValueError), match=re.escape(message)):
+        explore.explore(**{"dataset_dir": prepared, "output_dir": tmp_path / "out"} | options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_of_ones_own_have_their_names_and_colours(tiny_prepared, tmp_path):
+    folder = tmp_path / "prepared"
+    shutil.copytree(tiny_prepared, folder)
+    content = json.loads((folder / "datalist.json").read_text())
+    content["class_names"] = ["no", "<fluid>", "solid", "fat", "other"]
+    (folder / "datalist.json").write_text(json.dumps(content))
+    done = run("explore", "--dataset_dir", folder, "--output_dir", tmp_path / "out", "--class", "<fluid>")
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;fluid&gt;</span>" in html and "<fluid>" not in html and "malignant" not in html
+    assert len(set(re.findall(r'class="mark" style="--c:(#\w+)"', html))) == 5
+
+
 def test_other_classes_have_their_names_and_colours(tiny_prepared, tmp_path):
     folder = tmp_path / "prepared"
     shutil.copytree(tiny_prepared, folder)
@@ -150,17 +177,3 @@ def test_each_class_has_a_colour_that_no_other_has():
         colours = class_colours(names)
         assert list(colours) == names and len(set(colours.values())) == len(names)
         assert all(colours[name] == colour for name, colour in COLOURS.items() if name in names)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"dataset_dir": Path("nowhere")}, "nowhere/datalist.json: missing; name a prepared folder"),
-        ({"class_": "benin"}, "--class benin: pass one of normal, benign, malignant"),
-        ({"count": 0}, "--count needs a whole number"),
-    ],
-)
-def test_wrong_values_are_refused_before_anything_is_written(options, message, prepared, tmp_path):
-    with pytest.raises((OSError, ValueError), match=re.escape(message)):
-        explore.explore(**{"dataset_dir": prepared, "output_dir": tmp_path / "out"} | options)
-    assert not (tmp_path / "out").exists()

@@ -169,3 +169,27 @@ def test_galleries_show_the_failures_with_probability_and_doubt(pages, browser):
         assert f"{row['class']} {row['p_' + row['class']]:.2f}" in text
         assert (", unsure" in text) == (row["unsure"] == "yes")
     page.close()
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+def test_a_grid_and_a_large_picture_with_the_outline_on_or_off(pages, browser, viewport):
+    paths, rows, _ = pages
+    page = opened(browser, paths["predictions"], viewport)
+    page.get_by_role("button", name="Grid").click()
+    boxes = [row.bounding_box() for row in page.query_selector_all("#pictures tbody tr")[:2]]
+    if viewport == DESK:
+        assert boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] > boxes[0]["x"]  # side by side
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    page.locator("select[name=class]").select_option("benign")  # filters hold in the grid too
+    assert len(shown(page, "Picture")) == sum(row["class"] == "benign" for row in rows)
+    page.locator("#pictures a.large:visible").first.click()
+    large = page.locator("#large")
+    page.wait_for_function("document.querySelector('#large').naturalWidth > 0")
+    outlined = large.get_attribute("src")
+    page.get_by_role("button", name="Outline").click()
+    page.wait_for_function("document.querySelector('#large').complete")
+    assert large.get_attribute("src") == f"plain/{outlined}" and page.evaluate("large.naturalWidth") > 0
+    assert page.locator("#outline").get_attribute("aria-pressed") == "false"
+    page.keyboard.press("Escape")
+    assert not large.is_visible() and page.faults == []
+    page.close()

@@ -13,8 +13,6 @@ import torch
 from conftest import ROOT
 from monai.bundle import ConfigParser
 from pages.grad_cam import Explainer, GradCAM, score
-from pages.predictions import predictions_page
-from pages.style import class_colours
 from PIL import Image
 
 COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]
@@ -49,13 +47,15 @@ def test_outlines_stand_where_the_masks_are(folders):
     done = run(folders, "--labels", str(folders / "labels"))
     assert done.returncode == 0, done.stderr
     drawings = folders / "drawings"
-    assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png", "index.html"]
+    assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png", "index.html", "plain"]
     drawn = np.asarray(Image.open(drawings / "a.png").convert("RGB")).astype(int)
     assert drawn.shape[0] > 40 and drawn.shape[1] >= 60  # the strip of text stands below
     assert drawn[40:, 100:].max() > 100  # and reaches beyond a narrow picture
     assert tuple(drawn[20, 10]) == (213, 94, 0)  # left border of the predicted mask, Okabe and Ito's vermilion
     assert tuple(drawn[20, 49]) == (255, 255, 255)  # right border of the true mask
     assert tuple(drawn[20, 20]) == (90, 90, 90)  # the picture inside stays as it is
+    plain = np.asarray(Image.open(drawings / "plain" / "a.png").convert("RGB"))
+    assert plain.shape == drawn.shape and (plain[:40, :60] == 90).all()
 
 
 def test_pictures_are_read_and_named_as_by_the_inference(folders):
@@ -72,7 +72,7 @@ def test_pictures_are_read_and_named_as_by_the_inference(folders):
     Image.new("L", (60, 40)).save(folders / "pre dictions" / "a_seg.png")
     done = run(folders)
     assert done.returncode == 0, done.stderr
-    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png", "index.html"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png", "index.html", "plain"]
     grey = np.asarray(Image.open(folders / "drawings" / "a.png").convert("L"))
     assert abs(int(grey[20, 20]) - 128) <= 1  # 2000 of 4000
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_drawn_is_named(folders):
     done = run(folders)
     assert done.returncode == 0, done.stderr
     assert "a.png: left out" in done.stdout + done.stderr and "b.jpg: left out" in done.stdout + done.stderr
-    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["b.png.png", "index.html"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["b.png.png", "index.html", "plain"]
     assert "a.png: left out" in (folders / "drawings" / "index.html").read_text()
 
 
@@ -107,7 +107,7 @@ def test_wrong_values_are_refused_before_any_drawing(folders, options, message, 
 
 
 def rows_by_name(folders, **options):
-    found = show_predictions.read_rows(folders / "pre dictions", folders, options.get("datalist"))
+    found, _ = show_predictions.read_rows(folders / "pre dictions", folders, options.get("datalist"))
     return {row["filename"]: row for row in found}
 
 
@@ -228,18 +228,16 @@ def test_the_score_of_a_map_is_that_of_its_definition():
     assert score(np.ones((10, 20)), mask)["energy_inside"] == pytest.approx(0.1)
 
 
-def test_the_page_of_other_classes_has_their_names_and_no_section_on_what_is_not_known():
-    names = [f"BI-RADS {number}" for number in range(1, 6)]
-    rows = [
-        {"filename": f"{name}.png", "class": name, "true_class": "", "suspicious": "", "unsure": "", "errors": []}
-        | {"probabilities": {n: 0.6 if n == name else 0.1 for n in names}, "picture_px": 100, "predicted_area_px": 5}
-        | {"files": {"outlines": f"{name}.png"}}
-        for name in names
-    ]
-    html = predictions_page(rows, [], None)
-    for name, colour in class_colours(names).items():
-        assert f'style="--c:{colour}">{name}</span>' in html and f"<option>{name}</option>" in html
-    assert "malignant" not in html and "Worst masks" not in html
-    assert "No true mask is known" in html and "No true class is known" in html
-    known = [{**row, "true_class": names[0], "dice": 0.0, "true_area_px": 10} for row in rows]
-    assert "Worst masks" in predictions_page(known, [], None) and "No true" not in predictions_page(known, [], None)
+def test_without_the_truth_the_page_begins_with_its_table_and_limits_are_told_where_they_explain_the_rows(folders):
+    rows = [["a.png", "solid", 0.2, 0.8, 400, "no"], ["b.png", "<fluid>", 0.55, 0.45, 400, "yes"]]
+    with open(folders / "pre dictions" / "predictions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["filename", "class", "p_<fluid>", "p_solid", "lesion_area_px", "unsure"], *rows])
+    (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.6, "malignancy_threshold": 0.3}))
+    assert run(folders, "--ckpt_dir", str(folders)).returncode == 0
+    html = (folders / "drawings" / "index.html").read_text()
+    assert html.count("<h2") == 1 and "All pictures" in html and "<fluid>" not in html and "&lt;fluid&gt;" in html
+    assert "largest probability below 0.600" in html and "no stored limit of malignancy" in html
+    assert "Dice" not in html.split("<main>")[1].split("</main>")[0] and "benign" not in html
+    (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.5}))  # another network's
+    assert run(folders, "--ckpt_dir", str(folders)).returncode == 0
+    assert "no stored limit of doubt" in (folders / "drawings" / "index.html").read_text()
