@@ -71,6 +71,8 @@ def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Pa
             exported = OnnxNetwork(str(file))
         content["files"][name] = {"bytes": file.stat().st_size, **_compare(network, exported, validation)}
     write_json(output / "exports.json", content)
+    settings = parser.get_parsed_content("settings")
+    write_json(output / "model.json", {"weights_sha256": content["weights_sha256"], **settings})
     for name, found in content["files"].items():
         print(f"{name}: {found['bytes'] / 1e6:.1f} MB, {found['largest_probability_difference']:.1e} from PyTorch")
     return content

@@ -25,6 +25,7 @@ CONTENT = (
     "docs/*.md",
     "docs/*.txt",
     "models/model.pt",
+    "models/model.json",
     "models/calibration.json",
     "scripts/*.py",
 )

@@ -146,7 +146,7 @@ def evaluated(data, trained, tmp_path_factory):
 
 
 def test_training_leaves_weights_a_checkpoint_and_curves_and_nothing_else(trained):
-    assert sorted(f.name for f in trained.models.iterdir()) == ["checkpoint.pt", "model.pt"]
+    assert sorted(f.name for f in trained.models.iterdir()) == ["checkpoint.pt", "model.json", "model.pt"]
     weights, checkpoint = load(trained.models / "model.pt"), load(trained.models / "checkpoint.pt")
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
     assert weights.keys() == checkpoint["network"].keys()

@@ -31,7 +31,7 @@ def test_a_calibration_tempers_and_flags():
 def mask_of(lesion, p_normal=0.0, **options):
     lesion = torch.as_tensor(lesion, dtype=torch.float)
     item = {"pred": lesion[None], "class_probs": torch.tensor([p_normal, 1 - p_normal, 0.0])}
-    return LesionMaskd(**options)(item)["pred"]
+    return LesionMaskd(**{"class_names": CLASS_NAMES, **options})(item)["pred"]
 
 
 def test_the_mask_begins_at_the_threshold():
@@ -54,6 +54,20 @@ def test_small_parts_are_erased_and_corners_touch():
 @pytest.mark.parametrize("p_normal, gate, kept", [(0.6, 1.0, 4), (0.6, 0.5, 0), (0.4, 0.5, 4), (1.0, 1.0, 4)])
 def test_the_class_normal_empties_the_mask_above_the_gate(p_normal, gate, kept):
     assert int(mask_of(torch.ones(2, 2), p_normal, normal_gate=gate).sum()) == kept
+
+
+def test_classes_are_known_by_their_names_and_not_by_their_numbers(caplog):
+    caplog.set_level("INFO")
+    mirrored = CLASS_NAMES[::-1]
+    calibration = {"temperature": 1.0, "malignancy_threshold": 0.2, "unsure_below": 0.5}
+    result = ClassResultd(mirrored, calibration)({"class_logits": LOGITS.flip(0)})["result"]
+    assert result["suspicious"] is True and result["class"] == "benign"
+    assert int(mask_of(torch.ones(2, 2), 0.9, normal_gate=0.5, class_names=mirrored).sum()) == 4
+    assert not caplog.text
+    others = ("cyst", "fibroadenoma", "carcinoma")
+    assert "suspicious" not in ClassResultd(others, calibration)({"class_logits": LOGITS})["result"]
+    assert int(mask_of(torch.ones(2, 2), 0.9, normal_gate=0.5, class_names=others).sum()) == 4
+    assert "no class is called malignant" in caplog.text and "no class is called normal" in caplog.text
 
 
 def test_an_interrupted_run_whose_pictures_are_all_done_only_joins_them(tmp_path):

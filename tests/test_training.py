@@ -98,13 +98,13 @@ def test_weights_of_another_training_are_set_aside_and_ones_own_are_replaced(tmp
     path.write_bytes(b"the weights that the bundle came with")
     keeper, trainer = best_keeper([0.1, 0.5], path)
     trainer.run([1])
-    kept = [f for f in tmp_path.iterdir() if f != path]
+    kept = [f for f in tmp_path.glob("*.pt") if f != path]
     assert len(kept) == 1 and kept[0].read_bytes() == b"the weights that the bundle came with"
     assert kept[0].name == f"model_{hashlib.sha256(kept[0].read_bytes()).hexdigest()[:8]}.pt"
     resumed, trainer = best_keeper([0.7], path)
     resumed.load_state_dict(keeper.state_dict())
     trainer.run([1])
-    assert resumed.best == 0.7 and len(list(tmp_path.iterdir())) == 2
+    assert resumed.best == 0.7 and len(list(tmp_path.glob("*.pt"))) == 2
 
 
 def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart(tmp_path):

@@ -145,7 +145,12 @@ def data_problems(parser: ConfigParser) -> list[str]:
     """One line for each kind of problem of the items that a training or an evaluation is going to read."""
     evaluation = "evaluating" in parser
     wanted = {parser["part"]: "validate"} if evaluation else dict(zip(SPLITS, ("train", "validate")))
-    names = parser["class_names"]
+    try:
+        names = parser.get_parsed_content("class_names")
+    except Exception:  # told of the option already
+        return []
+    if not RULES["class_names"].fits(names):
+        return []
     problems = []
     for split, section in wanted.items():
         try:
@@ -154,7 +159,7 @@ def data_problems(parser: ConfigParser) -> list[str]:
             cause = last_line(first_cause(error))
             problems.append(f"{cause} The split {split} is read from --datalist, its files from --dataset_dir")
             continue
-        problems += item_problems(items, split, names if RULES["class_names"].fits(names) else None)
+        problems += item_problems(items, split, names)
         if not items:
             datalist = parser.get_parsed_content("datalist")
             problems.append(f"{datalist}: no item in {split}; fill it, or name another --datalist")

@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser, run
 from torch import nn
 
 logger = logging.getLogger(__name__)
+HEAD = "classifier"  # the classification branch, whose size is the number of classes
 RUN_OPTIONS = {*inspect.signature(run).parameters, "workflow_type"} - {"override"}
 
 
@@ -51,6 +52,8 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict:
 def load_pretrained(network: nn.Module, path: str) -> None:
     """Start from weights of an earlier training or of the warm-up; layers that they lack keep their initialisation.
 
+    So does the last layer of the classification branch where the weights know another number of classes.
+
     Args:
         network: the network to fill.
         path: a ``state_dict`` as ``torch.load(..., weights_only=True)`` reads it; empty for none.
@@ -65,7 +68,11 @@ def load_pretrained(network: nn.Module, path: str) -> None:
         raise FileNotFoundError(f"{path}: missing; name weights with --pretrained, or leave the option out")
     state = load_tensors(path)
     own = network.state_dict()
-    unlike = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    unlike = [name for name, value in state.items() if name not in own or own[name].shape != getattr(value, "shape", 0)]
+    if unlike and all(name in own and name.startswith(HEAD) for name in unlike):
+        classes = ", ".join(str(len(states[unlike[0]])) for states in (state, own))
+        logger.info(f"{path}: {HEAD} excluded, number of classes there and here: {classes}")
+        state, unlike = {name: value for name, value in state.items() if name not in unlike}, []
     if unlike:
         raise ValueError(f"{path}: {unlike[0]} does not fit; give the features, norm and factor that it was made with")
     network.load_state_dict(state, strict=False)

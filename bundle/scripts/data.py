@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from monai.data import Dataset, ThreadDataLoader, list_data_collate
+from monai.data import Dataset, ThreadDataLoader, list_data_collate, load_decathlon_datalist
 from tqdm import tqdm
 
 from .command import first_cause, last_line
-from .files import EXTENSIONS, names_a_picture
+from .files import EXTENSIONS, names_a_picture, shown
 from .transforms import open_image, to_grey
 
 UNKNOWN_CLASS = -1
@@ -160,6 +160,49 @@ def picture_problem(file: str | Path) -> str:
     except (ValueError, OSError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""
+
+
+def load_datalist(datalist: str, split: str, dataset_dir: str, class_names: Sequence[str]) -> list[dict]:
+    """Return the items of one split of a prepared set, by MONAI's ``load_decathlon_datalist``.
+
+    Args:
+        datalist: path of the datalist.
+        split: ``training``, ``validation`` or ``testing``.
+        dataset_dir: base folder of its files.
+        class_names: names in the order of the class indices.
+
+    Returns:
+        items with ``image`` and ``label`` as paths and, where it is given, ``class`` as an index of ``class_names``,
+        -1 where unknown. ``class_name`` decides over ``class``.
+
+    Raises:
+        ValueError: images whose class is none of these, with their number and the first of them.
+    """
+    items = load_decathlon_datalist(datalist, True, split, dataset_dir)
+    wrong = []
+    for item in items:
+        if "class" in item or "class_name" in item:
+            given = item.get("class_name", item.get("class"))
+            try:
+                item["class"] = class_index(given, class_names)
+            except ValueError:
+                wrong.append(f"{shown(str(item.get('image')))} {given!r}")
+    if wrong:
+        known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
+        some = f"{len(wrong)} x class that is none of {known}, -1 unknown: {', '.join(wrong[:5])}"
+        raise ValueError(f"{datalist}: {some}; correct the datalist, or pass --class_names")
+    return items
+
+
+def class_index(given: str | int, class_names: Sequence[str]) -> int:
+    """The index of a class that a datalist gives by its name or by its index; -1 is an unknown one.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    if type(given) is int and UNKNOWN_CLASS <= given < len(class_names):
+        return given
+    return list(class_names).index(given)
 
 
 def sampling_weights(items: Sequence[dict]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from .command import in_bundle_command, last_line, load_tensors
 from .data import image_name, names_a_picture
 from .files import append_csv, locked, read_csv, sha256, shown, write_checkpoint, write_csv
+from .networks import settings_file, write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,24 @@ class KeepBest:
         path: where the weights go, e.g. ``models/model.pt``.
         interval: epochs between validations.
         patience: validations without a better value after which the training ends; 0 never ends it.
+        settings: what ``scripts.networks.write_weights`` keeps beside the weights.
     """
 
-    def __init__(self, network: nn.Module, evaluator: Engine, path: str, interval: int = 1, patience: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        evaluator: Engine,
+        path: str,
+        interval: int = 1,
+        patience: int = 0,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         self.network = network
         self.evaluator = evaluator
         self.path = path
         self.interval = interval
         self.patience = patience
+        self.settings = settings or {}
         self.best = float("-inf")
         self.best_epoch = 0
         self.worse = 0
@@ -102,7 +113,7 @@ class KeepBest:
             if engine.state.rank == 0:
                 if first:
                     self._set_aside()
-                write_checkpoint(self.path, _unwrapped(self.network).state_dict())
+                write_weights(self.path, _unwrapped(self.network).state_dict(), self.settings)
                 logger.info(f"best so far: {value:.4f} in epoch {self.best_epoch}, weights in {self.path}")
         else:
             self.worse += 1
@@ -114,6 +125,8 @@ class KeepBest:
         if path.is_file():
             kept = path.with_name(f"{path.stem}_{sha256(path)[:8]}{path.suffix}")
             path.replace(kept)
+            if settings_file(path).is_file():
+                settings_file(path).replace(settings_file(kept))
             logger.info(f"{path}: held other weights, which are now {kept.name}")
 
     def state_dict(self) -> dict:

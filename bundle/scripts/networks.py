@@ -1,17 +1,25 @@
-"""The network: one picture in, a lesion map and three class scores out."""
+"""The network: one image in, a lesion map and class scores out; its weights, and what they were trained with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNet
 from monai.utils import optional_import
 from torch import nn
 from torch.nn import functional as F
 
+from .command import load_tensors
+from .files import sha256, write_checkpoint, write_json
+
+logger = logging.getLogger(__name__)
+TRAIN_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train.json"
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 
 
@@ -134,3 +142,96 @@ class OnnxNetwork(nn.Module):
     def extra_repr(self) -> str:
         """The file, so that networks of two files are told apart."""
         return self.path
+
+
+def settings_file(weights: str | Path) -> Path:
+    """Where the settings lie that weights were trained with: ``model.json`` beside ``model.pt``."""
+    return Path(weights).with_suffix(".json")
+
+
+def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], settings: Mapping[str, object]) -> None:
+    """Save weights, alone as ``torch.load(..., weights_only=True)`` reads them, and beside them their settings.
+
+    Args:
+        path: file of the weights.
+        state: of the network.
+        settings: the section ``settings`` of train.json; the SHA-256 of the weights is added.
+    """
+    settings_file(path).unlink(missing_ok=True)  # weights without settings load, with those of others they do not
+    write_checkpoint(path, dict(state))
+    write_json(settings_file(path), {"weights_sha256": sha256(path), **settings})
+
+
+def read_settings(weights: str | Path) -> dict:
+    """The settings beside weights; empty where there are none, as beside those of older versions.
+
+    Raises:
+        ValueError: the file is damaged, or the weights are not those that it was written for.
+    """
+    file = settings_file(weights)
+    if not file.is_file():
+        return {}
+    try:
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+        digest = settings.pop("weights_sha256")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: not the settings of weights ({type(error).__name__}); remove the file") from None
+    if Path(weights).is_file() and sha256(weights) != digest:
+        raise ValueError(
+            f"{weights}: damaged, or not the weights that {file.name} tells of; restore it or remove {file}"
+        )
+    return settings
+
+
+def stored_settings(weights: str | Path) -> dict:
+    """``read_settings``, completed by the section ``settings`` of train.json: what evaluation and inference go by."""
+    own = ConfigParser(ConfigParser.load_config_file(TRAIN_CONFIG)).get_parsed_content("settings")
+    return own | read_settings(weights)
+
+
+class LoadWeights:
+    """What evaluation and inference load their weights with, when called: checked, so that none answers wrongly.
+
+    Args:
+        network: to fill, whole.
+        path: file of the weights.
+        settings: those in force, by the options' names, compared with those that lie beside the weights.
+    """
+
+    def __init__(self, network: nn.Module, path: str, settings: Mapping[str, object]) -> None:
+        self.network = network
+        self.path = path
+        self.settings = settings
+
+    def __call__(self, engine: object = None) -> None:
+        """Load.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the weights are damaged, hold NaN or infinite values, or belong to another network or to other
+                settings.
+        """
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(
+                f"{self.path}: missing; name weights with --weights, or their folder with --ckpt_dir"
+            )
+        stored = read_settings(self.path)
+        for name, value in self.settings.items():
+            if name in stored and stored[name] != value:
+                raise ValueError(f"{self.path}: trained with {name} {stored[name]}, not {value}; leave --{name} out")
+        state = load_tensors(self.path)
+        network = getattr(self.network, "module", self.network)  # without DistributedDataParallel around it
+        own = network.state_dict()
+        unlike = [name for name in {**own, **state} if _shape(own, name) != _shape(state, name)]
+        if unlike:
+            names = ", ".join(self.settings)
+            raise ValueError(f"{self.path}: {unlike[0]} does not fit; give the values of its training for {names}")
+        for name, value in state.items():
+            if not value.isfinite().all():
+                raise ValueError(f"{self.path}: {name} holds NaN or infinite values; name other weights, or train anew")
+        network.load_state_dict(state)
+        logger.info(f"{self.path}: weights loaded")
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
+    return getattr(state.get(name), "shape", None)

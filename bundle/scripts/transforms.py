@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from .calibration import NEUTRAL
 
 logger = logging.getLogger(__name__)
+NORMAL, MALIGNANT = "normal", "malignant"  # names of classes that mean something here
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # by content; EPS would start Ghostscript
 MOST_PIXELS = 100_000_000  # a file of a few kilobytes can unpack to gigabytes
 FEW_VALUES = 8  # a mask of no more values than this holds labels; soft edges and JPEG bring more
@@ -287,8 +288,8 @@ class ClassResultd(Transform):
     """Turn ``class_logits`` (K,) into ``class_probs`` (K,) and a plain ``result`` with class and probabilities.
 
     MONAI Label sends ``result`` to its clients along with the mask. With a calibration, ``result`` also says whether
-    the picture is ``suspicious`` (probability of malignancy at or above the stored operating point) and whether the
-    class is ``unsure`` (largest probability below the stored limit).
+    the picture is ``suspicious`` (probability of the class named malignant at or above the stored operating point) and
+    whether the class is ``unsure`` (largest probability below the stored limit).
 
     Args:
         class_names: names in the order of the class indices.
@@ -298,6 +299,9 @@ class ClassResultd(Transform):
     def __init__(self, class_names: Sequence[str], calibration: Mapping[str, float | None] | None = None) -> None:
         self.class_names = list(class_names)
         self.calibration = {**NEUTRAL, **(calibration or {})}
+        if self.calibration["malignancy_threshold"] is not None and MALIGNANT not in self.class_names:
+            logger.info(f"no class is called {MALIGNANT}: nothing is said to be suspicious")
+            self.calibration["malignancy_threshold"] = None
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         """Return a copy of the item with the two entries added and the logits taken away."""
@@ -310,7 +314,7 @@ class ClassResultd(Transform):
             "classification": [{"label": name, "score": p} for name, p in zip(self.class_names, values)],
         }
         if self.calibration["malignancy_threshold"] is not None:
-            malignant = values[self.class_names.index("malignant")]
+            malignant = values[self.class_names.index(MALIGNANT)]
             item["result"]["suspicious"] = malignant >= self.calibration["malignancy_threshold"]
         if self.calibration["unsure_below"] is not None:
             item["result"]["unsure"] = max(values) < self.calibration["unsure_below"]
@@ -323,19 +327,29 @@ class LesionMaskd(Transform):
     Args:
         threshold: smallest probability of a lesion pixel, in (0, 1).
         smallest_share: connected parts (8 neighbours) of a smaller share of the picture are erased, in [0, 1).
-        normal_gate: probability of class 0 (normal) above which the whole mask is erased; 1 never erases it.
+        normal_gate: probability of the class named normal above which the whole mask is erased; 1 never erases it.
+        class_names: names in the order of the class indices; without normal among them nothing is erased.
     """
 
-    def __init__(self, threshold: float = 0.5, smallest_share: float = 0.0, normal_gate: float = 1.0) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        smallest_share: float = 0.0,
+        normal_gate: float = 1.0,
+        class_names: Sequence[str] = (),
+    ) -> None:
         self.threshold = threshold
         self.smallest_share = smallest_share
         self.normal_gate = normal_gate
+        self.normal = list(class_names).index(NORMAL) if NORMAL in class_names else None
+        if self.normal is None and normal_gate < 1:
+            logger.info(f"no class is called {NORMAL}: normal_gate {normal_gate} erases no mask")
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         """Return a copy of the item with ``pred`` replaced; it must hold ``class_probs`` as well."""
         item = dict(data)
         mask = (item["pred"] >= self.threshold).to(torch.uint8)
-        if float(item["class_probs"][0]) > self.normal_gate:
+        if self.normal is not None and float(item["class_probs"][self.normal]) > self.normal_gate:
             mask = torch.zeros_like(mask)
         smallest = self.smallest_share * mask[0].numel()
         if smallest > 1 and mask.any():

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from scripts.files import sha256, write_json, write_whole
+from scripts.networks import settings_file, stored_settings
 
 
 class Models:
@@ -32,7 +33,7 @@ class Models:
         self.note = self.folder / ".training.json"
         if not self.shipped.is_file():
             raise FileNotFoundError(f"{self.shipped}: missing; train the bundle (README.md), or name one with weights")
-        self.class_names = json.loads((self.bundle / "configs" / "inference.json").read_text("utf-8"))["class_names"]
+        self.class_names = stored_settings(self.shipped)["class_names"]
 
     def serving(self) -> Path:
         """The weights that answer now."""
@@ -59,8 +60,15 @@ class Models:
         """Copy weights into the folder under a name of their own, and return it."""
         kept = self.folder / f"model_{sha256(weights)[:8]}.pt"
         if not kept.is_file():
-            write_whole(kept, lambda path: shutil.copy(weights, path))
+            self._copy(weights, kept)
         return kept
+
+    def _copy(self, weights: Path, target: Path) -> None:
+        """Copy weights and then the settings beside them; between the two, they have none."""
+        settings_file(target).unlink(missing_ok=True)
+        write_whole(target, lambda path: shutil.copy(weights, path))
+        if settings_file(weights).is_file():
+            write_whole(settings_file(target), lambda path: shutil.copy(settings_file(weights), path))
 
     def add(self, entry: dict, weights: Path) -> None:
         """Note a training, and let its weights serve where the entry says ``promoted``.
@@ -72,4 +80,4 @@ class Models:
         trainings = [*self.history(), {**entry, "model": kept.name}]
         write_json(self.folder / "history.json", {"trainings": trainings})
         if entry["promoted"]:
-            write_whole(self.own, lambda path: shutil.copy(kept, path))
+            self._copy(kept, self.own)
