@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import prepare_busi as command
 import pytest
+import split as split_module
 from command_line import run as run_command_line
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImaged
@@ -612,7 +613,7 @@ def test_the_list_of_facts_holds_what_was_published():
     assert len(classes) == 587 and sum(len(found) > 1 for found in classes.values()) == 8
     for row in facts:
         assert (row["objection"] == "multiclass") == (len(classes[row["group"]]) > 1)
-    head = command.FACTS.read_text(encoding="utf-8")
+    head = split_module.FACTS.read_text(encoding="utf-8")
     assert "10.17632/k8t3gnx9h6.1" in head and "CC BY 4.0" in head
 
 
@@ -642,7 +643,7 @@ def test_no_group_crosses_and_class_shares_hold_for_200_seeds(split):
     whole, drawn = np.bincount(classes), set()
     for seed in range(200):
         for shares in ([0.7, 0.15, 0.15], [0.2] * 5):
-            parts = command.allocate(classes, groups, shares, seed)
+            parts = split_module.allocate(classes, groups, shares, seed)
             assert len(set(zip(groups, parts))) == len(set(groups))
             for part, share in enumerate(shares):
                 counts = np.bincount(classes[parts == part], minlength=3)
@@ -659,7 +660,7 @@ def test_in_any_set_no_class_is_off_its_share_by_more_than_its_largest_group():
         groups = np.repeat(np.arange(120), sizes)
         classes = groups % 3
         for shares in ([0.7, 0.15, 0.15], [0.2] * 5, [0.875, 0.125]):
-            parts = command.allocate(classes, groups, shares, seed)
+            parts = split_module.allocate(classes, groups, shares, seed)
             assert len(set(zip(groups, parts))) == 120
             for number in range(3):
                 target = np.array(shares) * np.sum(classes == number)
@@ -669,12 +670,12 @@ def test_in_any_set_no_class_is_off_its_share_by_more_than_its_largest_group():
 
 def test_a_large_group_of_one_class_does_not_pull_the_others_off():
     groups = np.array([0] * 20 + list(range(1, 21)))
-    parts = command.allocate((groups > 0).astype(int), groups, [0.7, 0.15, 0.15], 0)
+    parts = split_module.allocate((groups > 0).astype(int), groups, [0.7, 0.15, 0.15], 0)
     assert np.abs(np.bincount(parts[20:], minlength=3) - [14, 3, 3]).max() <= 1
 
 
 def test_a_group_in_two_parts_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(command, "allocate", lambda classes, *_: np.arange(len(classes)) % 3)
+    monkeypatch.setattr(split_module, "allocate", lambda classes, *_: np.arange(len(classes)) % 3)
     with pytest.raises(RuntimeError, match="a group stands in several parts"):
         command.make_datalists(kept("clean"), "clean", 0, 0)
 
