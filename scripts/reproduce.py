@@ -267,8 +267,9 @@ def label_session(places: Places) -> None:
 
 def simulated_annotation(places: Places) -> None:
     """What the tools of the annotation page are worth to a simulated reader."""
-    options = ["--dataset_dir", places.runs / "clean", "--ckpt_dir", places.weights]
-    run_command("Simulated annotation", "scripts/simulate_annotation.py", *options)
+    from study.simulated_annotation import simulate_annotation
+
+    simulate_annotation(places.runs / "clean", places.weights, RESULTS / "simulated_annotation.csv")
 
 
 def tables(places: Places) -> None:

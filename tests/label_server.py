@@ -51,9 +51,11 @@ class Server:
         self.url = url
         self.log = log
         self.process = process
+        self.headers = {}
 
     def request(self, method, path, code=200, **options):
         """Send a request and return the response, which must have this status."""
+        options["headers"] = self.headers | options.get("headers", {})
         response = requests.request(method, self.url + path, timeout=300, **options)
         assert response.status_code == code, f"{response.status_code}: {response.text[:2000]}"
         return response
@@ -199,6 +201,8 @@ def serve(command, log, **options):
             **options,
         )
     server = Server(f"http://{host}:{port}", log, process)
+    if "--token" in command:
+        server.headers["Authorization"] = f"Bearer {command[command.index('--token') + 1]}"
     try:
         end = time.time() + START_S
         while True:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-STEEPNESS = 6.0  # of the ellipse's logit from its rim to its centre; chosen on the validation split
-LIMIT = 0.02  # probabilities count as at least this and at most 1 less it, so that neither side has the only say
+STEEPNESS = 10.0  # of the ellipse's logit from its rim to its centre; chosen on the validation split, as is the limit
+LIMIT = 0.2  # probabilities count as at least this and at most 1 less it, so that neither side has the only say
 Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are excluded
 
 
@@ -28,16 +28,21 @@ def ellipse(shape: tuple[int, int], box: Box) -> np.ndarray:
     return np.hypot(across, down)
 
 
-def fuse(probability: np.ndarray, box: Box) -> np.ndarray:
-    """Add up the logits of the model and of the ellipse in a box.
+def fuse(whole: np.ndarray, inside: np.ndarray, box: Box) -> np.ndarray:
+    """Add up the logits of the model and of the ellipse in a box; the model's is the mean of its two answers.
 
     Args:
-        probability: of the lesion, (height, width), in [0, 1].
+        whole: probability of the lesion in the whole image, (height, width), in [0, 1].
+        inside: the same in the box's surroundings, where the model was shown nothing else.
         box: where a person sees the lesion; not empty.
 
     Returns:
         probability of the lesion, (height, width), float32, in [0, 1].
     """
-    model = np.clip(probability, LIMIT, 1 - LIMIT)
-    logit = np.log(model / (1 - model)) + STEEPNESS * (1 - ellipse(probability.shape, box))
+    height, width = whole.shape
+    left, top, right, bottom = surroundings(box, width, height)
+    mean = whole / 2
+    mean[top:bottom, left:right] += inside / 2
+    mean = np.clip(mean, LIMIT, 1 - LIMIT)
+    logit = np.log(mean / (1 - mean)) + STEEPNESS * (1 - ellipse(whole.shape, box))
     return (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from scripts.data import EXTENSIONS, names_a_picture
 from scripts.files import sha256
-from scripts.transforms import to_grey
+from scripts.transforms import open_image, to_grey
 
 from . import readers
 from .box import fuse, surroundings
@@ -67,12 +67,15 @@ def base64_png(pixels: np.ndarray) -> str:
     return base64.b64encode(png(Image.fromarray(pixels))).decode("ascii")
 
 
-def grey(image: str) -> Image.Image:
-    """An image of the folder as the model sees it: 8-bit grey, upright as the file has it."""
+def path_of(image: str) -> str:
+    """File of a readable image of the folder."""
     with ONE_AT_A_TIME:
-        path = app_instance().datastore().picture(image)
-    with Image.open(path) as file:
-        return to_grey(file)
+        return app_instance().datastore().picture(image)
+
+
+def grey(image: str) -> Image.Image:
+    """An image of the folder as the model sees it: 8-bit grey."""
+    return Image.fromarray(to_grey(open_image(path_of(image))))
 
 
 def option(name: str) -> float:
@@ -181,7 +184,8 @@ def reading(image: str, reader: str, again: bool = False) -> dict:
 @router.post("/box")
 def box(request: dict) -> dict:
     """The lesion's ``probability`` (PNG) where a person has drawn a box (left, top, right, bottom, in pixels)."""
-    whole = grey(str(request.get("image")))
+    name = str(request.get("image"))
+    whole = grey(name)
     try:
         left, top, right, bottom = (int(value) for value in request["box"])
     except (KeyError, TypeError, ValueError) as error:
@@ -189,13 +193,12 @@ def box(request: dict) -> dict:
     drawn = max(0, left), max(0, top), min(whole.width, right), min(whole.height, bottom)
     if drawn[2] - drawn[0] < 2 or drawn[3] - drawn[1] < 2:
         raise RequestError(400, f"box {request['box']} is empty or outside the image")
-    crop = surroundings(drawn, *whole.size)
     with tempfile.TemporaryDirectory() as folder:
-        whole.crop(crop).save(Path(folder) / "crop.png", compress_level=1)
-        inside = infer(str(Path(folder) / "crop.png"))[1]
-    probability = np.zeros((whole.height, whole.width), np.float32)
-    probability[crop[1] : crop[3], crop[0] : crop[2]] = inside
-    return {"probability": base64_png((255 * fuse(probability, drawn)).round().astype(np.uint8))}
+        crop = Path(folder) / "crop.png"
+        whole.crop(surroundings(drawn, *whole.size)).save(crop, compress_level=1)
+        inside = infer(str(crop))[1]
+    first = infer(path_of(name))[1]
+    return {"probability": base64_png((255 * fuse(first, inside, drawn)).round().astype(np.uint8))}
 
 
 @router.put("/label")

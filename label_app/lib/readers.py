@@ -98,10 +98,11 @@ def counted(values: dict) -> dict:
     Raises:
         RequestError: a value has another type.
     """
-    try:
-        return {name: kind(values[name]) for name, kind in COUNTED.items() if values.get(name) is not None}
-    except (TypeError, ValueError) as error:
-        raise RequestError(400, f"a value of the reading is not valid: {error}") from error
+    found = {name: values[name] for name in COUNTED if values.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, (int, float) if COUNTED[name] is float else COUNTED[name]):
+            raise RequestError(400, f"{name} is {value!r}; send {COUNTED[name].__name__}")
+    return found
 
 
 def agreement(datastore: PictureDatastore) -> list[dict]:

@@ -1,55 +1,48 @@
-"""What the tools of the annotation page are worth: a simulated reader who knows the true masks.
-
-    python scripts/simulate_annotation.py --dataset_dir runs/busi
-
-For each lesion of a split: the suggestion as it is, the threshold slider at its best, an ellipse in the lesion's box,
-and the box tool (the model asked again about the surroundings of the box, joined with the ellipse), with the edges of
-the box off by nothing, 5 % and 10 % of its size (normal distribution). Since truth sets box and slider, each figure is
-an upper bound for a person. Out: a table of mean Dice by tool (results/simulated_annotation.csv by default).
-"""
+"""What the tools of the annotation page are worth: a simulated reader who knows the true masks."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from command_line import ROOT, run, run_bundle
+from command_line import ROOT, run_bundle
 from PIL import Image
 
-from lib.box import Box, ellipse, fuse, surroundings
 from scripts.files import write_csv
-from scripts.transforms import to_grey
+from scripts.transforms import open_image, to_grey
+
+sys.path.insert(0, str(ROOT / "label_app"))
+
+from lib.box import Box, ellipse, fuse, surroundings  # noqa: E402
 
 BOX_ERRORS = (0.0, 0.05, 0.1)  # standard deviation, as a fraction of the box's width and height
 THRESHOLDS = np.arange(1, 20) / 20  # of the slider
 COLUMNS = ["tool", "box_error", "dice", "dice_from_0_9", "dice_below_0_5", "lesions"]
+# The lesion's probabilities in place of its mask, as PNG with 255 for 1
+AS_MAP = {"output_dtype": "$np.float32", "lesion_mask": {"_target_": "Identityd", "keys": "pred"}}
 
 
-def simulate_annotation(
-    dataset_dir: Path,
-    split: Literal["testing", "validation"] = "testing",
-    ckpt_dir: Path = ROOT / "bundle" / "models",
-    output: Path = ROOT / "results" / "simulated_annotation.csv",
-    seed: int = 0,
-) -> None:
-    """Ask the bundle for masks and maps, use the tools on them, and write the table.
+def simulate_annotation(dataset_dir: Path, ckpt_dir: Path, output: Path, split: str = "testing", seed: int = 0) -> None:
+    """Ask the bundle for masks and probability maps of a split's lesions, use the tools on them, and write the table.
+
+    The tools are the suggestion as it is, the threshold slider at its best, an ellipse in the lesion's box without a
+    model, and the box tool (the model asked again about the surroundings of the box, joined with the ellipse). The
+    edges of the box are off by nothing, 5 % and 10 % of its size (standard deviation of a normal distribution). Since
+    truth sets box and slider, each figure is an upper bound for a person.
 
     Args:
-        dataset_dir: folder made by scripts/prepare_busi.py.
-        split: part of its datalist.
+        dataset_dir: prepared folder.
         ckpt_dir: folder of the weights.
-        output: the table, CSV.
+        output: CSV file to write: mean Dice by tool, and the fractions of lesions with a good and with a poor one.
+        split: part of the folder's datalist.
         seed: of the errors of the boxes.
 
     Raises:
-        FileNotFoundError: the folder is not prepared.
         ValueError: the split has no lesion, or an inference failed.
     """
-    if not (dataset_dir / "datalist.json").is_file():
-        raise FileNotFoundError(f"{dataset_dir / 'datalist.json'}: missing; prepare the folder first")
     items = json.loads((dataset_dir / "datalist.json").read_text(encoding="utf-8"))[split]
     images = {f"{i}.png": dataset_dir / item["image"] for i, item in enumerate(items)}
     true = {f"{i}.png": read(dataset_dir / item["label"]) > 0.5 for i, item in enumerate(items)}
@@ -65,8 +58,7 @@ def simulate_annotation(
         for folder in (whole, *crops.values()):
             folder.mkdir()
         for name in true:
-            with Image.open(images[name]) as file:
-                image = to_grey(file)
+            image = Image.fromarray(to_grey(open_image(images[name])))
             image.save(whole / name)
             for error, folder in crops.items():
                 image.crop(surroundings(boxes[error][name], *image.size)).save(folder / name)
@@ -84,24 +76,13 @@ def simulate_annotation(
         add("suggestion, slider", "", best(maps[name], mask))
         for error in BOX_ERRORS:
             box = boxes[error][name]
-            crop = surroundings(box, mask.shape[1], mask.shape[0])
-            again = np.zeros(mask.shape, np.float32)
-            again[crop[1] : crop[3], crop[0] : crop[2]] = inside[error][name]
+            fused = fuse(maps[name], inside[error][name], box)
             add("ellipse", error, dice(ellipse(mask.shape, box) < 1, mask))
-            add("box: model asked again, slider", error, best(again, mask))
-            for tool, probability in (
-                ("box: ellipse and first answer", fuse(maps[name], box)),
-                ("box: ellipse and model asked again", fuse(again, box)),
-            ):
-                add(tool, error, dice(probability >= 0.5, mask))
-                add(f"{tool}, slider", error, best(probability, mask))
+            add("box", error, dice(fused >= 0.5, mask))
+            add("box, slider", error, best(fused, mask))
     write_csv(output, [row(*key, values) for key, values in scores.items()], COLUMNS)
     for key, values in scores.items():
         print(f"{key[0]:45} {key[1]!s:5} {np.mean(values):.3f}")
-
-
-# The lesion's probabilities in place of its mask, as PNG with 255 for 1
-AS_MAP = {"output_dtype": "$np.float32", "lesion_mask": {"_target_": "Identityd", "keys": "pred"}}
 
 
 def infer(title: str, folder: Path, ids: dict[str, object]) -> dict[str, np.ndarray]:
@@ -112,9 +93,8 @@ def infer(title: str, folder: Path, ids: dict[str, object]) -> dict[str, np.ndar
 
 
 def read(file: Path) -> np.ndarray:
-    """An 8-bit image (height, width) in [0, 1]."""
-    with Image.open(file) as image:
-        return np.asarray(image.convert("L")) / np.float32(255)
+    """An image (height, width) in [0, 1]."""
+    return to_grey(open_image(file)) / np.float32(255)
 
 
 def drawn_box(mask: np.ndarray, error: float, random: np.random.Generator) -> Box:
@@ -142,7 +122,3 @@ def row(tool: str, error: float | str, values: list[float]) -> dict:
     found = np.array(values)
     figures = {"dice": found.mean(), "dice_from_0_9": (found >= 0.9).mean(), "dice_below_0_5": (found < 0.5).mean()}
     return {"tool": tool, "box_error": error, **{k: float(v) for k, v in figures.items()}, "lesions": len(found)}
-
-
-if __name__ == "__main__":
-    run(simulate_annotation)
