@@ -336,7 +336,7 @@ def same_scans(pictures: list[dict], colours: Colours, output: Path) -> list[dic
     if not groups:
         return [{"text": "No scan stands in several pictures."}]
 
-    def crossing(found, key):
+    def crossing(found: list[dict], key: str) -> bool:
         return len({p[key] for p in found}) > 1
 
     by_part, by_class = (sum(crossing(g, key) for g in groups.values()) for key in ("part", "class_name"))
