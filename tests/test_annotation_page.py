@@ -498,6 +498,33 @@ class TestStudy:
                 assert "color-contrast" in {rule["id"] for rule in found["passes"]}
                 page.keyboard.press("Escape")
 
+    def test_the_train_button_tells_how_far_it_is_and_whether_the_new_model_serves(self, browser, server, prepared):
+        for file in sorted((prepared / "labels").glob("malignant*.png"))[:4]:
+            mask = np.asarray(Image.open(file)) > 0
+            put(server, file.stem, "gina", mask, {"class": "malignant" if mask.any() else "normal"})
+        with opened(browser, server, "training") as page:
+            page.keyboard.press("t")
+            page.get_by_role("button", name="Train", exact=True).click()
+            page.wait_for_function("() => document.querySelector('#outcome').textContent.startsWith('Training since')")
+            assert page.locator("#train").is_disabled() and page.locator("#stop").is_enabled()
+            page.wait_for_function("() => document.querySelector('#epochs').value > 0", timeout=180_000)
+            page.wait_for_selector("#train:enabled", timeout=180_000)
+            told = page.inner_text("#outcome")
+            assert told.startswith(("now serving: score", "not serving: score"))
+            assert told in page.inner_text("#history")
+
+    def test_pressing_enter_twice_submits_one_image(self, browser, server):
+        reader = "hasty"
+        with opened(browser, server, reader) as page:
+            name = ready(page)
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+            page.keyboard.press("Enter")
+            ready(page, name)
+            page.wait_for_load_state("networkidle")
+            with open(server.studies / "annotation_log.csv", newline="") as file:
+                assert [line["image"] for line in csv.DictReader(file) if line["reader"] == reader] == [name]
+
 
 def put(server, image, reader, mask, params, code=200):
     """Submit as the page does."""

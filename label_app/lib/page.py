@@ -115,7 +115,7 @@ def config() -> dict:
         "classes": classes,
         "no_lesion": "normal" if "normal" in classes else None,
         "orders": {name: strategy.description for name, strategy in app._strategies.items()},
-        "threshold": app.infer_task.bundle_config["mask_threshold"],
+        "threshold": app.infer_task.bundle_config.get_parsed_content("mask_threshold"),
     }
 
 

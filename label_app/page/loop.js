@@ -172,14 +172,23 @@ export class Loop {
     return "";
   }
 
+  // Once at a time: who presses Enter twice submits one image.
   async submit() {
-    const { reading } = this;
-    if (!reading || this.saving) return;
-    const problem = this.problem();
-    if (problem) return this.say(problem, true);
+    if (!this.reading || this.submitting) return;
+    this.submitting = true;
+    try {
+      const problem = this.problem();
+      if (problem) this.say(problem, true);
+      else if (await this.save()) await this.next();
+    } finally {
+      this.submitting = false;
+    }
+  }
+
+  // Whether it was saved; the reader is told where it was not.
+  async save() {
+    const { reading } = this, { suggestion } = reading;
     this.work();
-    this.saving = true;
-    const { suggestion } = reading;
     const mask = reading.cannotTell ? empty(reading.pixels.width, reading.pixels.height) : this.tools.mask;
     try {
       this.progress = await api.save(reading.image, this.reader, reading.again, mask, {
@@ -198,12 +207,11 @@ export class Loop {
         tools: reading.tools.join(" "),
       });
     } catch (error) {
-      return this.say(`Not saved: ${error.message}. Your work stays here; press Enter to try again.`, true);
-    } finally {
-      this.saving = false;
+      this.say(`Not saved: ${error.message}. Your work stays here; press Enter to try again.`, true);
+      return false;
     }
     localStorage.removeItem(this.draftKey());
     this.past.push({ image: reading.image, again: reading.again });
-    await this.next();
+    return true;
   }
 }

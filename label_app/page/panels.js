@@ -99,10 +99,12 @@ export class Panels {
     const runs = ["SUBMITTED", "RUNNING"].includes(status);
     $("#train").disabled = runs;
     $("#stop").disabled = !runs;
-    $("#epochs").value = runs ? done : 0;
+    this.done = started === this.started ? Math.max(this.done, done) : done; // the evaluation counts anew
+    this.started = started;
+    $("#epochs").value = runs ? this.done : 0;
     const last = history.at(-1);
     const ended = status === "ERROR" ? `the training failed: ${lines.at(-1) ?? ""}` : last ? last.outcome : "No training yet; the released weights serve.";
-    $("#outcome").textContent = runs ? `Training since ${started}: ${Math.round(100 * done)} %` : ended;
+    $("#outcome").textContent = runs ? `Training since ${started}: ${Math.round(100 * this.done)} %` : ended;
     $("#history").replaceChildren(...history.toReversed().map((entry) => element("li", `${entry.time}: ${entry.outcome}`)));
     if (runs && $("#training").open) setTimeout(() => this.training().catch(() => {}), 1000);
   }
