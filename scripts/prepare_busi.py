@@ -34,6 +34,7 @@ from tqdm import tqdm
 from scripts.files import EXTENSIONS
 from scripts.transforms import is_deep, open_image, to_grey, to_mask
 
+LESION_CLASSES = ("benign", "malignant")  # those of other names may hold images without a lesion
 LAYOUT = f"the folder that holds {', '.join(CLASSES)}"
 MASK_NAME = re.compile(r"(?P<stem>.+)_mask(_\d+)?", re.IGNORECASE)
 NO_PATIENTS = "Grouped by scan: no patients are named, so one patient may still stand in several parts."
@@ -361,7 +362,7 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
         if mask.shape != shape:
             sizes = "{1}x{0}, its image {3}x{2}".format(*mask.shape, *shape)
             raise Unusable(f"its mask {file} is {sizes} pixels; export the mask in the size of the image")
-        if picture.class_name != "normal" and not mask.any():
+        if picture.class_name in LESION_CLASSES and not mask.any():
             raise Unusable(f"its mask {file} is empty, but the class is {picture.class_name}; draw or remove the mask")
         picture.repairs += [f"mask {file}: {repair}" for repair in repairs]
         label |= mask
@@ -369,7 +370,8 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
         picture.repairs.append("class normal with a marked mask: zeros written, check the class")
         label[:] = False
     elif picture.class_name != "normal" and not picture.masks:
-        picture.repairs.append("lesion class without a mask: zeros written, add the mask")
+        kind = "lesion class" if picture.class_name in LESION_CLASSES else "class that may have lesions"
+        picture.repairs.append(f"{kind} without a mask: zeros written, add the mask")
     return np.where(label, 255, 0).astype(np.uint8)
 
 

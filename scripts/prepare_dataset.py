@@ -31,8 +31,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from command_line import CONFIGS, run
-from prepare_busi import NO_PATIENTS, Picture, build, check, join_groups, leave_out, natural
+from command_line import run
+from prepare_busi import CLASSES, NO_PATIENTS, Picture, build, check, join_groups, leave_out, natural
 
 from scripts.data import names_a_picture
 
@@ -240,12 +240,11 @@ def choose_names(pictures: list[Picture], class_names: list[str] | None) -> list
     if class_names:
         return class_names
     found = {picture.class_name for picture in pictures}
-    own = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))["class_names"]
-    if not {name.casefold() for name in found} <= set(own):
+    if not {name.casefold() for name in found} <= set(CLASSES):
         return sorted(found, key=natural)
     for picture in pictures:
         picture.class_name = picture.class_name.casefold()
-    return own
+    return list(CLASSES)
 
 
 if __name__ == "__main__":

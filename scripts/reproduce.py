@@ -167,6 +167,13 @@ def evaluate(name: str, places: Places) -> None:
     run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output)
 
 
+def fine_tuning(places: Places) -> None:
+    """Fine-tune the released weights on a few images of the external set, against training from nothing."""
+    from study.fine_tuning import fine_tuning
+
+    fine_tuning(places.runs / "external", places.weights, places.runs / "fine_tuning", RESULTS / "fine_tuning.csv")
+
+
 def robustness(places: Places) -> None:
     """Evaluate on altered images."""
     from study.robustness import measure_robustness
@@ -326,6 +333,8 @@ def _steps() -> Iterable[Step]:
     yield Step("recipes", "training recipes, two runs each", 600, recipes, made, inputs, ("busi_clean",))
     made = ("results/active_learning.csv",)
     yield Step("active_learning", "order of labels", 120, active_learning, made, (), ("busi_clean",))
+    made, needs = ("results/fine_tuning.csv",), ("prepare_external",)
+    yield Step("fine_tuning", "a few images of another site", 120, fine_tuning, made, WEIGHTS[:1], needs)
     made = ("runs/stress/marks_erased/metrics.json",)
     yield Step("robustness", "altered images", 15, robustness, made, WEIGHTS, ("busi_clean",))
     tables_of = tuple(_evaluations(name)[0] for name in EVALUATIONS)

@@ -56,7 +56,7 @@ def test_classes_size_and_channels_agree():
     import prepare_busi
 
     train, inference, metadata = load("train"), load("inference"), load("metadata")
-    assert tuple(prepare_busi.CLASSES) == CLASS_NAMES == tuple(train["class_names"])
+    assert tuple(prepare_busi.CLASSES) == CLASS_NAMES == tuple(train["class_names"]["default"])
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert image["spatial_shape"] == pred["spatial_shape"] == [train["image_size"]] * 2

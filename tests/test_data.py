@@ -1,7 +1,9 @@
-"""From files to batches: which images there are, unreadable files, sampling weights."""
+"""From files to batches: which images there are, sets that train together, unreadable files, sampling weights."""
 
+import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from scripts.data import (
     image_name,
     image_root,
     list_images,
+    load_datalist,
     prepare_batch,
+    read_class_names,
     sampling_weights,
 )
 from scripts.transforms import LoadGreyd
@@ -104,7 +108,7 @@ def test_the_common_folder_of_images_tells_files_of_one_name_apart(tmp_path):
 
 def test_every_class_is_drawn_equally_often():
     weights = sampling_weights([{"class": 1}] * 6 + [{"class": 0}] * 2 + [{}])
-    assert weights.tolist() == pytest.approx([1 / 6] * 6 + [1 / 2] * 2 + [1])
+    assert (3 * weights).tolist() == pytest.approx([1 / 6] * 6 + [1 / 2] * 2 + [1])
 
 
 def test_a_batch_without_classes_gets_unknown_ones():
@@ -113,3 +117,56 @@ def test_a_batch_without_classes_gets_unknown_ones():
     assert image.shape == (2, 1, 4, 5) and torch.equal(targets["label"], batch["label"])
     assert targets["class"].tolist() == [-1, -1]
     assert prepare_batch({**batch, "class": torch.tensor([2, 0])}, "cpu")[1]["class"].tolist() == [2, 0]
+
+
+NAMES = ["normal", "benign", "malignant"]
+
+
+def write_set(folder, classes, class_names=None):
+    """A datalist of images that need not be there; returns its path."""
+    folder.mkdir()
+    items = [{"image": f"images/{k}.png", "label": f"labels/{k}.png", "class_name": c} for k, c in enumerate(classes)]
+    lists = {"training": items, "validation": items[:1], "testing": []}
+    (folder / "datalist.json").write_text(json.dumps(lists | ({"class_names": class_names} if class_names else {})))
+    return str(folder / "datalist.json")
+
+
+def test_the_files_of_several_sets_lie_beside_their_datalists(tmp_path):
+    one, two = write_set(tmp_path / "one", ["normal", "benign"]), write_set(tmp_path / "two", ["malignant"])
+    items = load_datalist({one: 1, two: 3}, "training", "elsewhere", NAMES)
+    assert [item["image"] for item in items] == [
+        str(tmp_path / "one" / "images" / "0.png"),
+        str(tmp_path / "one" / "images" / "1.png"),
+        str(tmp_path / "two" / "images" / "0.png"),
+    ]
+    assert [(item["class"], item["set_weight"]) for item in items] == [(0, 1), (1, 1), (2, 3)]
+    (alone,) = load_datalist(two, "training", str(tmp_path / "moved"), NAMES)
+    assert alone["label"] == str(tmp_path / "moved" / "labels" / "0.png")
+    assert len(load_datalist({one: 1, two: 3}, "training+validation", "", NAMES)) == 5
+
+
+def test_sets_are_drawn_by_their_weights_and_classes_equally_within_a_set(tmp_path):
+    one = write_set(tmp_path / "one", ["normal"] * 2 + ["benign"] * 6 + ["malignant"] * 4)
+    two = write_set(tmp_path / "two", ["benign"] * 30 + ["malignant"] * 10)
+    items = load_datalist({one: 1, two: 3}, "training", "", NAMES)
+    generator = torch.Generator().manual_seed(0)
+    sampler = torch.utils.data.WeightedRandomSampler(sampling_weights(items), 24000, generator=generator)
+    drawn = Counter((items[k]["set"], items[k]["class_name"]) for k in sampler)
+    expected = {(one, name): 2000 for name in NAMES} | {(two, name): 9000 for name in NAMES[1:]}
+    assert drawn.keys() == expected.keys()
+    for key, number in expected.items():
+        assert drawn[key] == pytest.approx(number, rel=0.08)
+
+
+def test_class_names_are_those_of_the_sets(tmp_path):
+    own = ["cyst", "carcinoma"]
+    one, two = write_set(tmp_path / "one", own, own), write_set(tmp_path / "two", own[:1], own)
+    silent = write_set(tmp_path / "three", ["normal"])
+    assert read_class_names(one, NAMES) == read_class_names({one: 1, two: 2, silent: 1}, NAMES) == own
+    assert read_class_names(silent, NAMES) == read_class_names(str(tmp_path / "nowhere.json"), NAMES) == NAMES
+    other = write_set(tmp_path / "four", own, own[::-1])
+    with pytest.raises(ValueError, match="sets of different classes .*cyst, carcinoma; .*--class_names"):
+        read_class_names({one: 1, other: 1}, NAMES)
+    # With names given, each item's own name decides, so that the order of its set does not matter.
+    found = load_datalist({one: 1, other: 1}, "training", "", own)
+    assert [item["class"] for item in found] == [0, 1, 0, 1]

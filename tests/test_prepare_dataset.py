@@ -83,6 +83,18 @@ def test_class_folders_of_any_names_keep_their_names_in_natural_order(folders, t
     assert Counter(item["class_name"] for item in items(datalist)) == dict.fromkeys(FOLDERS, 6)
 
 
+def test_images_of_own_classes_may_have_no_lesion(folders, tmp_path):
+    empty, none = folders / FOLDERS[0] / "image 0_mask.png", folders / FOLDERS[0] / "image 1_mask.png"
+    Image.new("L", SIZE).save(empty)
+    none.unlink()
+    found = {item["sources"][0]: item for item in items(prepare(folders, tmp_path / "out"))}
+    for name in ("image 0.png", "image 1.png"):
+        item = found[f"{FOLDERS[0]}/{name}"]
+        assert not np.asarray(Image.open(tmp_path / "out" / item["label"])).any()
+    repaired = read_json(tmp_path / "out" / "summary.json")["repaired"]
+    assert list(repaired) == [f"{FOLDERS[0]}/image 1.png"] and "without a mask" in repaired[f"{FOLDERS[0]}/image 1.png"]
+
+
 def test_the_order_of_class_names_may_be_given(folders, tmp_path):
     names = FOLDERS[::-1]
     assert prepare(folders, tmp_path / "out", "--class_names", names)["class_names"] == names

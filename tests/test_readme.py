@@ -13,6 +13,7 @@ from study import tables
 
 from scripts.command import check_overrides
 from scripts.files import sha256
+from scripts.networks import stored_settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
@@ -70,6 +71,7 @@ def test_the_model_cards_table_names_every_option_and_its_default():
     knobs = {}
     for config in reversed(CONFIGS.values()):
         for name, value in config.items():
+            value = value.get("default", value) if isinstance(value, dict) else value
             values = value if isinstance(value, list) else [value]
             steps = [v for v in values if isinstance(v, dict) or isinstance(value, list) and str(v).startswith("$")]
             if values and not steps and "#" not in name:
@@ -96,7 +98,8 @@ def test_the_model_card_names_every_figure_of_an_evaluation():
 
 
 def test_classes_stand_in_one_order_everywhere():
-    assert tuple(CONFIGS["train"]["class_names"]) == CLASS_NAMES
+    assert tuple(CONFIGS["train"]["class_names"]["default"]) == CLASS_NAMES
+    assert tuple(stored_settings(ROOT / "bundle/models/model.pt")["class_names"]) == CLASS_NAMES
     listed = ", ".join(f"{index}: {name}" for index, name in enumerate(CLASS_NAMES))
     assert listed in METADATA["label_classes"] and listed in METADATA["pred_classes"]
     assert ", ".join(CLASS_NAMES) in CARD and f"({', '.join(CLASS_NAMES)})" in README

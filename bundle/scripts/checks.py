@@ -63,7 +63,11 @@ PATH = Rule(_path, "a path")
 RULES = {
     "bundle_root": PATH,
     "dataset_dir": PATH,
-    "datalist": PATH,
+    "datalist": Rule(
+        lambda v: _path(v)
+        or (isinstance(v, Mapping) and bool(v) and all(_path(k) and _inside(v[k], math.inf) for k in v)),
+        "a path, or weights above 0 of several as \"{'PATH': 1, 'OTHER': 2}\"",
+    ),
     "ckpt_dir": PATH,
     "output_dir": PATH,
     "weights": PATH,

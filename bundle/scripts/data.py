@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import Counter
@@ -162,23 +163,32 @@ def picture_problem(file: str | Path) -> str:
     return ""
 
 
-def load_datalist(datalist: str, split: str, dataset_dir: str, class_names: Sequence[str]) -> list[dict]:
-    """Return the items of one split of a prepared set, by MONAI's ``load_decathlon_datalist``.
+def load_datalist(
+    datalist: str | Mapping[str, float], split: str, dataset_dir: str, class_names: Sequence[str]
+) -> list[dict]:
+    """Return the items of one split of a prepared set, or of several sets, by MONAI's ``load_decathlon_datalist``.
 
     Args:
-        datalist: path of the datalist.
-        split: ``training``, ``validation`` or ``testing``.
-        dataset_dir: base folder of its files.
+        datalist: path of a datalist, whose files lie below ``dataset_dir``; or ``{path: weight}``, each of whose files
+            lie beside their datalist. A weight says how often the set is drawn compared with the others.
+        split: ``training``, ``validation`` or ``testing``; several joined by ``+``.
+        dataset_dir: base folder of the files of a single datalist.
         class_names: names in the order of the class indices.
 
     Returns:
         items with ``image`` and ``label`` as paths and, where it is given, ``class`` as an index of ``class_names``,
-        -1 where unknown. ``class_name`` decides over ``class``.
+        -1 where unknown. ``class_name`` decides over ``class``. ``set`` and ``set_weight`` are for
+        ``sampling_weights``.
 
     Raises:
         ValueError: images whose class is none of these, with their number and the first of them.
     """
-    items = load_decathlon_datalist(datalist, True, split, dataset_dir)
+    items = []
+    for path, weight in ({datalist: 1.0} if isinstance(datalist, str) else datalist).items():
+        base = dataset_dir if isinstance(datalist, str) else str(Path(path).parent)
+        for name in split.split("+"):
+            found = load_decathlon_datalist(path, True, name, base)
+            items += [{**item, "set": path, "set_weight": float(weight)} for item in found]
     wrong = []
     for item in items:
         if "class" in item or "class_name" in item:
@@ -194,6 +204,30 @@ def load_datalist(datalist: str, split: str, dataset_dir: str, class_names: Sequ
     return items
 
 
+def read_class_names(datalist: str | Mapping[str, float], default: Sequence[str]) -> list[str]:
+    """Return what a prepared set, or all of several sets, call their classes, in the order of the indices.
+
+    Args:
+        datalist: as for ``load_datalist``.
+        default: for sets that do not tell, and datalists that cannot be read, which ``load_datalist`` says.
+
+    Raises:
+        ValueError: the sets have different classes.
+    """
+    found = {}
+    for path in [datalist] if isinstance(datalist, str) else datalist:
+        try:
+            names = json.loads(Path(path).read_text(encoding="utf-8")).get("class_names")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if names:
+            found[tuple(names)] = path
+    if len(found) > 1:
+        sets = "; ".join(f"{path}: {', '.join(names)}" for names, path in found.items())
+        raise ValueError(f"sets of different classes ({sets}); name all of them with --class_names")
+    return list(next(iter(found), default))
+
+
 def class_index(given: str | int, class_names: Sequence[str]) -> int:
     """The index of a class that a datalist gives by its name or by its index; -1 is an unknown one.
 
@@ -206,13 +240,15 @@ def class_index(given: str | int, class_names: Sequence[str]) -> int:
 
 
 def sampling_weights(items: Sequence[dict]) -> torch.Tensor:
-    """Weight of each item, shape (len(items),), with which every class is drawn equally often.
+    """Weight of each item, shape (len(items),): sets are drawn as their weights say, within a set each class equally.
 
     Items whose class is missing or unknown count as a class of their own.
     """
-    classes = [item.get("class", UNKNOWN_CLASS) for item in items]
-    counts = Counter(classes)
-    return torch.tensor([1 / counts[c] for c in classes], dtype=torch.double)
+    keys = [(item.get("set"), item.get("class", UNKNOWN_CLASS)) for item in items]
+    counts = Counter(keys)
+    classes = Counter(name for name, _ in counts)
+    weights = [item.get("set_weight", 1.0) for item in items]
+    return torch.tensor([w / (classes[k[0]] * counts[k]) for w, k in zip(weights, keys)], dtype=torch.double)
 
 
 def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = False, **kwargs) -> tuple:

@@ -185,8 +185,9 @@ def read_settings(weights: str | Path) -> dict:
 
 def stored_settings(weights: str | Path) -> dict:
     """``read_settings``, completed by the section ``settings`` of train.json: what evaluation and inference go by."""
-    own = ConfigParser(ConfigParser.load_config_file(TRAIN_CONFIG)).get_parsed_content("settings")
-    return own | read_settings(weights)
+    parser = ConfigParser(ConfigParser.load_config_file(TRAIN_CONFIG))
+    parser["datalist"] = ""  # whose classes need not be those of the weights
+    return parser.get_parsed_content("settings") | read_settings(weights)
 
 
 class LoadWeights:

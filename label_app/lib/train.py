@@ -135,6 +135,7 @@ class PictureTrain(TrainTask):
             config_file=[str(folder / f"{name}.json") for name in configs],
             bundle_root=str(self.models.bundle),
             datalist=str(work / "train.json"),
+            class_names=self.models.class_names,
             output_dir=str(work),
             **{"ckpt_dir": str(work), **overrides},
         )
