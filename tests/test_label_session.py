@@ -51,7 +51,7 @@ def dice(mask, true):
 
 def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
     bundle = ROOT / "bundle" if (ROOT / "bundle" / "models" / "model.pt").is_file() else small_bundle
-    class_names = json.loads((bundle / "configs" / "train.json").read_text())["class_names"]
+    class_names = json.loads((bundle / "configs" / "train.json").read_text())["class_names"]["default"]
     studies, log = tmp_path / "studies", tmp_path / "server.log"
     studies.mkdir()
     truth = {Path(item["image"]).stem: item for item in testing}

@@ -75,7 +75,9 @@ def embedded(path: Path) -> str:
 
 def class_names(datalist: Mapping[str, object]) -> list[str]:
     """The classes of a datalist in the order of their indices: its own `class_names`, or else those of the bundle."""
-    return datalist.get("class_names") or json.loads((CONFIGS / "train.json").read_text("utf-8"))["class_names"]
+    return (
+        datalist.get("class_names") or json.loads((CONFIGS / "train.json").read_text("utf-8"))["class_names"]["default"]
+    )
 
 
 def write_page(path: Path, template: str, **values: object) -> None:
