@@ -2,14 +2,14 @@
 
     python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
-        [--warm_up_epochs 20] [--finish "{'image_size':256,'epochs':16}"] [--only "[0,1]"] [--epochs 40 ...]
+        [--with_sets "{'runs/bus_bra/datalist.json': 1}"] [--only "[0,1]"] [--epochs 40 ...]
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
-answered about their own test pictures. With --finish, a second training with the options named there starts from the
-weights of the first, which stay in `fold_0/start`. Other options go to training and evaluation as they are.
+answered about their own test pictures. With --with_sets, other prepared sets train beside each fold, as often as their
+weights say. Other options go to training and evaluation as they are.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from scripts.metrics import Images, summarize
 def cross_validate(
     dataset_dir: Path,
     output_dir: Path,
-    warm_up_epochs: int = 0,
-    finish: dict | None = None,
+    with_sets: dict | None = None,
     only: tuple[int, ...] = (),
     **options: str,
 ) -> None:
@@ -38,14 +37,14 @@ def cross_validate(
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py with --folds.
         output_dir: folder of all results.
-        warm_up_epochs: epochs of the warm-up on each fold's training pictures; 0 for none.
-        finish: options of a second training, such as image_size, epochs and learning_rate; none by default.
+        with_sets: `{datalist: weight}` of sets that train beside each fold, whose own weight is 1; none by default.
         only: numbers of the folds to train in this process; all by default.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
     Raises:
         ValueError: a folder is missing, the options differ from those of the folder's earlier run, or a fold failed.
     """
+    with_sets = {str(Path(path).resolve()): weight for path, weight in (with_sets or {}).items()}
     dataset, output = dataset_dir.resolve(), output_dir.resolve()
     datalists = sorted(dataset.glob("datalist_fold_*.json"))
     if not datalists:
@@ -54,12 +53,8 @@ def cross_validate(
     if any(number not in range(len(datalists)) for number in only):
         raise ValueError(f"--only {only}: {dataset} has folds 0 to {len(datalists) - 1}")
     options_file = output / "options.json"
-    warmed = {name: value for name, value in options.items() if name not in ("epochs", "learning_rate")}
-    warmed |= {"epochs": str(warm_up_epochs)}
-    # The last training's options are those of the evaluation too, of which it takes the image size.
-    last = options | (finish or {})
-    check_overrides(["run", "--config_file", str(CONFIGS / "train.json"), *as_arguments(last)])
-    kept = options | {"warm_up_epochs": warm_up_epochs, "finish": finish}
+    check_overrides(["run", "--config_file", str(CONFIGS / "train.json"), *as_arguments(options)])
+    kept = options | {"with_sets": with_sets}
     if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != kept:
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
     write_json(options_file, kept)
@@ -69,17 +64,16 @@ def cross_validate(
     for number in only:
         folder, paths = folders[number], paths_of[number]
         if not (folder / "uncalibrated" / "metrics.json").is_file():
-            start, pretrained = folder / "start" if finish else folder, {}
-            if warm_up_epochs:
-                where = {"ckpt_dir": folder, "output_dir": folder / "warm_up", "resume": True}
-                run_bundle(f"fold {number}, warm-up", "training", ["train", "warm_up"], **paths, **where, **warmed)
-                pretrained = {"pretrained": folder / "warm_up.pt"}
-            where = {"ckpt_dir": start, "output_dir": start, "resume": True, **pretrained}
-            run_bundle(f"fold {number}, training", "training", "train", **paths, **where, **options)
-            if finish:
-                where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "pretrained": start / "model.pt"}
-                run_bundle(f"fold {number}, second training", "training", "train", **paths, **where, **last)
-            _test(number, "uncalibrated", folder, **paths, **last)
+            lists = str({str(datalists[number]): 1, **with_sets}) if with_sets else datalists[number]
+            where = {
+                "ckpt_dir": folder,
+                "output_dir": folder,
+                "resume": True,
+                "dataset_dir": dataset,
+                "datalist": lists,
+            }
+            run_bundle(f"fold {number}, training", "training", "train", **where, **options)
+            _test(number, "uncalibrated", folder, **paths, **options)
     missing = [folder.name for folder in folders if not (folder / "uncalibrated" / "metrics.json").is_file()]
     if missing:
         print(f"finished but for {', '.join(missing)}; the tables are joined when those are done")
@@ -87,7 +81,7 @@ def cross_validate(
     for number, folder in enumerate(folders):
         if not (folder / "testing" / "metrics.json").is_file():
             calibrate(ckpt_dir=folder, cross_validation=output, datalist=datalists[number])
-            _test(number, "testing", folder, **paths_of[number], **last)
+            _test(number, "testing", folder, **paths_of[number], **options)
     rows, folds = [], []
     for number, folder in enumerate(folders):
         table = read_csv(folder / "testing" / "pictures.csv")

@@ -20,17 +20,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from command_line import BUNDLE, ROOT, run, run_bundle, run_command
-from study import EVALUATIONS, EXTERNAL
+from command_line import BUNDLE, ROOT, as_arguments, run, run_bundle, run_command
+from study import EVALUATIONS, EXTERNAL, UNSEEN
 
 from scripts.files import sha256, write_json
 
 RESULTS = ROOT / "results"
 MADE_FROM = RESULTS / "made_from.json"
 WEIGHTS = ("weights/model.pt", "weights/calibration.json")
-# The three trainings behind the released weights; --finish repeats the last in a cross-validation
-FIRST = {"image_size": 160}
-SECOND = {"epochs": 16, "learning_rate": 0.001, "val_interval": 16, "seed": 1}
+# The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch
+RECIPE = {"epochs": 36, "val_interval": 36, "train_split": "training+validation"}
+# As many steps with one hospital alone, all of its images, tested on the other
+ONE_SITE = {"clean": {"epochs": 112, "val_interval": 112}, "bus_bra": {"epochs": 40, "val_interval": 40}}
+EVERYTHING = {"train_split": "training+validation+testing"}
 SPLITS = ("clean", "grouped", "random")
 EXPORTS = {
     "pytorch": {},
@@ -48,6 +50,7 @@ class Places:
     weights: Path
     source: Path | None
     external: dict[str, Path]
+    bus_bra: Path | None = None
 
     def path(self, name: str) -> Path:
         """`results/...`, `runs/...` or `weights/...` as a file."""
@@ -115,6 +118,19 @@ def keep_splits(places: Places) -> None:
     _copy(places.runs / "clean/datalist.json", RESULTS / "splits/clean_datalist.json")
 
 
+def prepare_bus_bra(places: Places) -> None:
+    """Convert BUS-BRA with its own split.
+
+    Raises:
+        ValueError: its folder was not given.
+    """
+    if not places.bus_bra:
+        raise ValueError("--bus_bra is missing; give the folder of BUS-BRA, which holds Images, Masks and bus_data.csv")
+    shutil.rmtree(places.runs / "bus_bra", ignore_errors=True)
+    options = ["--source", places.bus_bra.resolve(), "--layout", "bus_bra", "--output_dir", places.runs / "bus_bra"]
+    run_command("BUS-BRA, conversion", "scripts/prepare_dataset.py", *options)
+
+
 def prepare_external(name: str, places: Places) -> None:
     """Convert an external set; all of it is for testing."""
     if name not in places.external:
@@ -125,28 +141,31 @@ def prepare_external(name: str, places: Places) -> None:
     run_command(f"{name}, conversion", "scripts/prepare_dataset.py", *options)
 
 
-def train(split: str, places: Places) -> None:
-    """Warm-up, training at 160 pixels and at 256, as the released weights were trained; calibrated on validation."""
-    folder, data = places.runs / f"models_{split}", {"dataset_dir": places.runs / split, "resume": True}
-    start = {"ckpt_dir": folder / "start", "output_dir": folder / "start", **FIRST}
-    warm = {**start, "output_dir": folder / "warm_up"}
-    run_bundle(f"{split}, warm-up", "training", ["train", "warm_up"], **data, **warm)
-    pretrained = {"pretrained": folder / "start/warm_up.pt", "val_interval": 5}
-    run_bundle(f"{split}, training", "training", "train", **data, **start, **pretrained)
-    where = {"ckpt_dir": folder, "output_dir": folder, "pretrained": folder / "start/model.pt"}
-    run_bundle(f"{split}, second training", "training", "train", **data, **where, **SECOND)
-    del data["resume"]
-    where = {"ckpt_dir": folder, "output_dir": folder / "validation", "part": "validation"}
-    run_bundle(f"{split}, validation", "evaluating", ["train", "evaluate"], **data, **where)
-    options = ["--evaluation", folder / "validation", "--ckpt_dir", folder]
-    run_command(f"{split}, calibration", "scripts/calibrate.py", *options)
+def joint(datalist: Path, places: Places) -> str:
+    """BUS-BRA beside a datalist of BUSI, for `--datalist`."""
+    return str({str(datalist): 1, str(places.runs / "bus_bra/datalist.json"): 1})
+
+
+def train(places: Places) -> None:
+    """Train as the released weights were; calibrated on out-of-fold predictions."""
+    folder, datalist = places.runs / "models", places.runs / "clean/datalist.json"
+    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "datalist": joint(datalist, places)}
+    run_bundle("Training", "training", "train", **where, **RECIPE)
+    options = ["--cross_validation", places.runs / "cross_validation", "--datalist", datalist, "--ckpt_dir", folder]
+    run_command("Calibration", "scripts/calibrate.py", *options)
+
+
+def train_one_site(site: str, places: Places) -> None:
+    """Train on all images of one hospital."""
+    folder = places.runs / f"models_only_{site}"
+    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "dataset_dir": places.runs / site}
+    run_bundle(f"{site} alone, training", "training", "train", **where, **ONE_SITE[site], **EVERYTHING)
 
 
 def cross_validate(places: Places) -> None:
     """Train and test on every fold with the recipe of the released weights."""
     options = ["--dataset_dir", places.runs / "folds", "--output_dir", places.runs / "cross_validation"]
-    options += ["--warm_up_epochs", 20, "--val_interval", 5, "--image_size", FIRST["image_size"]]
-    options += ["--finish", str({"image_size": 256, **SECOND})]
+    options += ["--with_sets", str({str(places.runs / "bus_bra/datalist.json"): 1}), *as_arguments(RECIPE)]
     run_command("Cross-validation", "scripts/cross_validate.py", *options)
 
 
@@ -157,14 +176,14 @@ def keep_cross_validation(places: Places) -> None:
 
 
 def evaluate(name: str, places: Places) -> None:
-    """Evaluate on BUSI's testing split, on an external set, or on the split of most publications."""
-    data = {"dataset_dir": places.runs / "clean", "ckpt_dir": places.weights}
-    if name in EXTERNAL:
-        data |= {"dataset_dir": places.runs / name}
-    elif name == "random":
-        data = {"dataset_dir": places.runs / "random", "ckpt_dir": places.runs / "models_random"}
+    """Evaluate on a testing split, or on all images of a hospital that the weights have not seen."""
+    data = {"dataset_dir": places.runs / {"testing": "clean"}.get(name, name), "ckpt_dir": places.weights}
+    if name in UNSEEN:
+        _, site, other = UNSEEN[name]
+        data = {"dataset_dir": places.runs / other, "ckpt_dir": places.runs / f"models_only_{site}"}
+        data |= {"part": EVERYTHING["train_split"]}
     output = RESULTS / "evaluations" / name
-    run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output)
+    run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output, overwrite=True)
 
 
 def fine_tuning(places: Places) -> None:
@@ -188,25 +207,34 @@ def evidence(places: Places) -> None:
     # Of the cross-validation the folds, each with its own calibration
     folders = {name: RESULTS / "evaluations" / name for name in EVALUATIONS}
     folders["cross_validation"] = places.runs / "cross_validation"
-    lists = [places.runs / "clean/datalist.json", places.runs / "random/datalist.json"]
+    lists = [places.runs / "clean/datalist.json", places.runs / "bus_bra/datalist.json"]
     lists += [places.runs / name / "datalist.json" for name in EXTERNAL]
     report(folders, RESULTS / "evidence", lists, places.runs / "stress")
 
 
 def postprocessing(places: Places) -> None:
-    """Choose threshold, smallest part and gate on the cross-validation."""
+    """Choose threshold and kept parts on the cross-validation."""
     from study.postprocessing import choose_postprocessing
 
     paths = (places.runs / "folds", places.runs / "cross_validation", places.runs / "clean/datalist.json")
     choose_postprocessing(*paths, RESULTS / "search/postprocessing.csv")
 
 
-def second_training(places: Places) -> None:
-    """Compare second trainings on the folds."""
-    from study.second_training import second_training
+def operating_points(places: Places) -> None:
+    """Lesions missed against normals with a false mask, at home and at a hospital that the weights have not seen."""
+    from study.postprocessing import operating_points
 
-    folders = (places.runs / "folds", places.runs / "cross_validation", places.runs / "second_training")
-    second_training(*folders, RESULTS / "search/second_training.csv")
+    folds, clean = places.runs / "folds", {"dataset_dir": str(places.runs / "clean")}
+    home = [
+        {
+            "dataset_dir": str(folds),
+            "datalist": str(folds / f"datalist_fold_{number}.json"),
+            "ckpt_dir": str(places.runs / f"cross_validation/fold_{number}"),
+        }
+        for number in range(5)
+    ]
+    away = [{**clean, "ckpt_dir": str(places.runs / "models_only_bus_bra"), "part": EVERYTHING["train_split"]}]
+    operating_points({"cross_validation": home, "busi_unseen": away}, RESULTS / "operating_points.csv")
 
 
 def recipes(places: Places) -> None:
@@ -304,13 +332,11 @@ def _steps() -> Iterable[Step]:
     every = tuple(f"busi_{split}" for split in SPLITS)
     kept = (*(f"results/splits/{split}.json" for split in SPLITS), "results/splits/clean_datalist.json")
     yield Step("splits", "summaries of the splits", 0, keep_splits, kept, needs=every)
-    for split in ("clean", "random"):
-        made = tuple(f"runs/models_{split}/{file}" for file in ("model.pt", "calibration.json"))
-        yield Step(
-            f"train_{split}", f"the three trainings on {split}", 45, partial(train, split), made, (), (f"busi_{split}",)
-        )
+    yield Step("bus_bra", "BUS-BRA, conversion", 2, prepare_bus_bra, ("runs/bus_bra/datalist.json",))
     joined = ("runs/cross_validation/metrics.json",)
-    yield Step("cross_validation", "train and test on every fold", 240, cross_validate, joined, (), ("folds",))
+    yield Step(
+        "cross_validation", "train and test on every fold", 300, cross_validate, joined, (), ("folds", "bus_bra")
+    )
     keep = _evaluations("cross_validation")
     yield Step("evaluate_cross_validation", "its tables", 0, keep_cross_validation, keep, joined, ("cross_validation",))
     for name, found in EXTERNAL.items():
@@ -320,15 +346,26 @@ def _steps() -> Iterable[Step]:
         yield Step(f"evaluate_{name}", found["title"], 1, action, made, WEIGHTS, (f"prepare_{name}",))
     made = _evaluations("testing")
     yield Step("evaluate_testing", "testing split", 1, partial(evaluate, "testing"), made, WEIGHTS, ("busi_clean",))
-    made, needs = _evaluations("random"), ("busi_random", "train_random")
-    yield Step("evaluate_random", "split of most publications", 1, partial(evaluate, "random"), made, (), needs)
+    made = _evaluations("bus_bra")
+    yield Step("evaluate_bus_bra", "BUS-BRA's", 3, partial(evaluate, "bus_bra"), made, WEIGHTS, ("bus_bra",))
+    made, needs = ("runs/models/model.pt", "runs/models/calibration.json"), (
+        "busi_clean",
+        "bus_bra",
+        "cross_validation",
+    )
+    yield Step("train", "as the released weights were", 60, train, made, (), needs)
+    for name, (title, site, other) in UNSEEN.items():
+        made, needs = (f"runs/models_only_{site}/model.pt",), ("busi_clean", "bus_bra")
+        yield Step(f"train_only_{site}", f"{site} alone", 60, partial(train_one_site, site), made, (), needs)
+        action, needs = partial(evaluate, name), (f"train_only_{site}", "busi_clean", "bus_bra")
+        yield Step(f"evaluate_{name}", title, 3, action, _evaluations(name), made, needs)
+    made, needs = ("results/operating_points.csv",), ("cross_validation", "train_only_bus_bra", "busi_clean")
+    yield Step("operating_points", "missed against false", 5, operating_points, made, joined, needs)
     made, needs = ("results/search/postprocessing.csv", "results/search/postprocessing.json"), (
         "cross_validation",
         "busi_clean",
     )
-    yield Step("postprocessing", "threshold, smallest part, gate", 10, postprocessing, made, joined, needs)
-    made, needs = ("results/search/second_training.csv",), ("cross_validation",)
-    yield Step("second_training", "kinds of second training", 300, second_training, made, joined, needs)
+    yield Step("postprocessing", "threshold, parts that are kept", 10, postprocessing, made, joined, needs)
     made, inputs = ("results/search/recipes.csv",), ("results/search/recipes.json",)
     yield Step("recipes", "training recipes, two runs each", 600, recipes, made, inputs, ("busi_clean",))
     made = ("results/active_learning.csv",)
@@ -338,7 +375,7 @@ def _steps() -> Iterable[Step]:
     made = ("runs/stress/marks_erased/metrics.json",)
     yield Step("robustness", "altered images", 15, robustness, made, WEIGHTS, ("busi_clean",))
     tables_of = tuple(_evaluations(name)[0] for name in EVALUATIONS)
-    needs = ("robustness", "cross_validation", "busi_random", *(f"prepare_{name}" for name in EXTERNAL))
+    needs = ("robustness", "cross_validation", "bus_bra", *(f"prepare_{name}" for name in EXTERNAL))
     yield Step(
         "evidence",
         "intervals, subgroups, charts",
@@ -377,6 +414,7 @@ STEPS = {step.name: step for step in _steps()}
 def reproduce(
     source: Path | None = None,
     external: dict | None = None,
+    bus_bra: Path | None = None,
     only: tuple[str, ...] = (),
     list_: bool = False,
     force: bool = False,
@@ -388,6 +426,7 @@ def reproduce(
     Args:
         source: folder of BUSI, for the steps that need it.
         external: folder of each external test set by the name of its results, such as {'external': 'BrEaST'}.
+        bus_bra: folder of BUS-BRA, for the steps that need it.
         only: names of the steps to run; all that are not up to date by default.
         list_: whether to show the steps with their state and about how long they take, and do nothing.
         force: whether to run the steps named in --only even where they are up to date.
@@ -402,7 +441,7 @@ def reproduce(
         raise ValueError(
             f"no step or set {unknown[0]}; the steps are {', '.join(STEPS)}; the sets {', '.join(EXTERNAL)}"
         )
-    places = Places(runs_dir.resolve(), weights_dir.resolve(), source, external or {})
+    places = Places(runs_dir.resolve(), weights_dir.resolve(), source, external or {}, bus_bra)
     made_from = json.loads(MADE_FROM.read_text(encoding="utf-8")) if MADE_FROM.is_file() else {}
     if list_:
         for step in STEPS.values():

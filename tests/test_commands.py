@@ -7,12 +7,10 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -512,12 +510,10 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
     (tmp_path / "bright.py").write_text(
         "import torch\n"
         "class Bright(torch.nn.Module):\n"
-        "    def __init__(self, norm):\n"
-        "        super().__init__()\n"
         "    def forward(self, x):\n"
         "        return {'pred': torch.cat([0.5 - x, x - 0.5], 1), 'class_logits': torch.eye(3)[[1] * len(x)]}\n"
     )
-    (tmp_path / "bright.json").write_text(json.dumps({"network_def": {"_target_": "bright.Bright", "norm": "batch"}}))
+    (tmp_path / "bright.json").write_text(json.dumps({"network_def": {"_target_": "bright.Bright"}}))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     boxes = {  # (height, width): (top, left, bottom, right), none of them symmetric
@@ -557,60 +553,6 @@ def test_without_a_gpu_the_overlay_of_tensorrt_changes_no_answer_but_by_mixed_pr
         masks = [pixels(tmp_path / folder / name) for folder in ("trt", "plain")]
         assert masks[0].shape == masks[1].shape and (masks[0] != masks[1]).mean() < 1e-3
     assert any(int(row["lesion_area_px"]) for row in rows)
-
-
-def test_folders_are_searched_on_request_and_each_image_gets_its_mask_in_the_same_tree(data, trained, tmp_path):
-    source = data / read_json(data / "datalist.json")["testing"][-1]["image"]
-    (tmp_path / "in" / "a" / "b").mkdir(parents=True)
-    for name in ("x.png", "a/x.png", "a/b/x.png"):
-        shutil.copy(source, tmp_path / "in" / name)
-    common = [*INFERENCE_CONFIG, *SMALL, "--ckpt_dir", trained.models]
-    run(*common, "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "in" / "out", "--recursive", "True")
-    rows = read_csv(tmp_path / "in" / "out" / "predictions.csv")
-    assert [row["filename"] for row in rows] == ["a/b/x.png", "a/x.png", "x.png"]
-    masks = sorted(str(f.relative_to(tmp_path / "in" / "out")) for f in (tmp_path / "in" / "out").rglob("*.png"))
-    assert masks == ["a/b/x_seg.png", "a/x_seg.png", "x_seg.png"]
-    run(*common, "--dataset_dir", tmp_path / "in" / "a" / "x.png", "--output_dir", tmp_path / "one")
-    assert [row["filename"] for row in read_csv(tmp_path / "one" / "predictions.csv")] == ["x.png"]
-    assert [f.name for f in (tmp_path / "one").glob("*.png")] == ["x_seg.png"]
-
-
-def test_an_evaluation_tells_files_of_one_name_apart_and_replaces_another_with_a_word_only(data, trained, tmp_path):
-    datalist = read_json(data / "datalist.json")
-    for item, folder in zip(datalist["testing"][-2:], "ab"):
-        for key in ("image", "label"):
-            (tmp_path / "set" / key / folder).mkdir(parents=True)
-            shutil.copy(data / item[key], tmp_path / "set" / key / folder / "x.png")
-    items = [{"image": f"image/{f}/x.png", "label": f"label/{f}/x.png", "class": 1} for f in "ab"]
-    (tmp_path / "set" / "datalist.json").write_text(json.dumps({"testing": items}))
-    options = [
-        *SMALL,
-        "--dataset_dir",
-        tmp_path / "set",
-        "--ckpt_dir",
-        trained.models,
-        "--output_dir",
-        tmp_path / "out",
-    ]
-    run("evaluating", *EVALUATE_CONFIG, *options, "--save_masks", "True")
-    rows = read_csv(tmp_path / "out" / "pictures.csv")
-    assert [row["filename"] for row in rows] == ["a/x.png", "b/x.png"]
-    for row in rows:
-        mask = pixels(tmp_path / "out" / row["filename"].replace(".png", "_seg.png"))
-        assert int((mask > 0).sum()) == int(row["predicted_area_px"])
-    text = run("evaluating", *EVALUATE_CONFIG, *options, code=1)
-    assert "metrics.json: of an earlier evaluation; pass --overwrite True" in last_line(text)
-    run("evaluating", *EVALUATE_CONFIG, *options, "--overwrite", "True")
-
-
-def test_experiments_are_tracked_by_mlflow(data, trained, tmp_path):
-    pytest.importorskip("mlflow")
-    paths = ["--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o", "--bundle_root", BUNDLE, "--epochs", "1"]
-    config = ["--config_file", BUNDLE / "configs" / "train.json"]
-    run("training", *config, *trained.options, *paths, "--tracking", "mlflow", cwd=tmp_path)
-    with closing(sqlite3.connect(tmp_path / "o" / "mlruns.db")) as database:
-        metrics = {key for key, in database.execute("select distinct key from metrics")}
-    assert {"val_score", "lesion_dice"} <= metrics and any("loss" in key for key in metrics), metrics
 
 
 # Two processes

@@ -59,7 +59,7 @@ def test_classes_size_and_channels_agree():
     assert tuple(prepare_busi.CLASSES) == CLASS_NAMES == tuple(train["class_names"]["default"])
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
-    assert image["spatial_shape"] == pred["spatial_shape"] == [train["image_size"]] * 2
+    assert image["spatial_shape"] == pred["spatial_shape"] == ["64*n"] * 2
     assert image["num_channels"] == train["network_def"]["in_channels"]
     assert pred["num_channels"] == train["network_def"]["out_channels"] == len(pred["channel_def"])
     assert train["settings"] == inference["settings"]  # their values lie beside the weights
@@ -75,10 +75,14 @@ def test_the_network_gives_what_metadata_declares():
     image, outputs = declared["inputs"]["image"], declared["outputs"]
     network = ConfigParser(load("inference")).get_parsed_content("network_def").eval()
     with torch.no_grad():
-        found = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
+        found = network(torch.rand(1, image["num_channels"], 128, 192))
     assert list(found) == list(outputs) and next(iter(outputs)) == "pred"  # MONAI Label takes the first
     for name, value in found.items():
-        assert value.shape == (1, outputs[name]["num_channels"], *outputs[name]["spatial_shape"])
+        assert value.shape == (
+            1,
+            outputs[name]["num_channels"],
+            *((128, 192) if outputs[name]["spatial_shape"] else ()),
+        )
         assert str(value.dtype) == f"torch.{outputs[name]['dtype']}"
     names = {str(number): name for number, name in enumerate(CLASS_NAMES)}
     processed = declared["post_processed_outputs"]
@@ -102,12 +106,12 @@ def test_pictures_are_prepared_alike_everywhere():
         return found
 
     config = load("train")
-    train = config["train"]
-    training = steps(config, train["deterministic_transforms"])
-    assert len(training) == 6
-    for step in training:  # of the pictures kept in memory; the warm-up keeps larger ones
-        if step.get("spatial_size") == "@train#cached_size":
-            step["spatial_size"] = train["cached_size"]
+    validation = [*config["train"]["deterministic_transforms"], "@standardize", "@pad"]
+    training = [s for s in steps(config, validation) if s["_target_"] != "ScaleIntensityRanged"]
+    assert len(training) == 6 and config["train"]["cached_side"] == "@image_size"
+    for step in training:
+        if step.get("side") == "@train#cached_side":
+            step["side"] = "@image_size"
     config = load("inference")
     assert training == steps(config, config["preprocessing"]["transforms"])
 

@@ -6,15 +6,12 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from conftest import ROOT
-from study.postprocessing import choose_postprocessing
+from study.postprocessing import COMBINATIONS, choose_postprocessing
 
-from scripts.files import read_csv, sha256
+from scripts.files import read_csv
 
 OPTIONS = [
-    "--warm_up_epochs",
-    "1",
     "--image_size",
     "64",
     "--epochs",
@@ -45,30 +42,12 @@ def folds(tmp_path_factory):
     return output
 
 
-@pytest.mark.slow
-def test_a_second_training_starts_from_the_first_and_is_what_is_tested(folds, tmp_path):
-    finish = ["--finish", "{'image_size':96,'epochs':1,'learning_rate':0.0001}"]
-    done = run("--dataset_dir", folds, "--output_dir", tmp_path, *OPTIONS[2:], *finish)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    for k in (0, 1):
-        folder = tmp_path / f"fold_{k}"
-        curves = [(f / "training_curve.csv").read_text().splitlines() for f in (folder / "start", folder)]
-        assert [len(curve) for curve in curves] == [3, 2]  # a header, and two epochs or one
-        first, second = (torch.load(f / "model.pt", weights_only=True) for f in (folder / "start", folder))
-        change = [(first[k] - second[k]).abs().max() for k in first if k.endswith("weight")]
-        assert 0 < max(change) < 0.01  # a new start would differ by far more
-        figures = json.loads((folder / "testing" / "metrics.json").read_text())
-        assert figures["weights_sha256"] == sha256(folder / "model.pt")
-    misspelt = run("--dataset_dir", folds, "--output_dir", tmp_path / "new", "--finish", "{'epoch':3}")
-    assert "unknown option --epoch; the config has" in misspelt.stderr and not (tmp_path / "new").exists()
-
-
 def without_postprocessing(folds, weights, number, output):
     """The bundle's own evaluation of a fold's testing part without postprocessing."""
     configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
     options = ["--config_file", configs, "--bundle_root", "bundle", "--output_dir", output, "--dataset_dir", folds]
-    options += ["--datalist", folds / f"datalist_fold_{number}.json", "--ckpt_dir", weights, *OPTIONS[2:4]]
-    options += [*OPTIONS[6:8], "--mask_threshold", "0.5", "--smallest_share", "0", "--normal_gate", "1"]
+    options += ["--datalist", folds / f"datalist_fold_{number}.json", "--ckpt_dir", weights, *OPTIONS[:2]]
+    options += [*OPTIONS[4:6], "--mask_threshold", "0.5", "--smallest_fraction", "0", "--part_threshold", "0"]
     command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", *map(str, options)]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     return json.loads((output / "metrics.json").read_text())
@@ -116,9 +95,11 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     network = {"image_size": 64, "features": [4, 4, 8, 8, 16, 4]}
     choose_postprocessing(folds, output, tmp_path / "none.json", table, **network)
     settings = [{k: float(v) for k, v in row.items()} for row in read_csv(table)]
-    assert len(settings) == 5 * 5 * 8
+    assert len(settings) == len(COMBINATIONS)
     assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
-    plain = next(r for r in settings if (r["mask_threshold"], r["smallest_share"], r["normal_gate"]) == (0.5, 0.0, 1.0))
+    plain = next(
+        r for r in settings if (r["mask_threshold"], r["smallest_fraction"], r["part_threshold"]) == (0.5, 0, 0)
+    )
     alone = [without_postprocessing(folds, output / f"fold_{k}", k, tmp_path / str(k)) for k in (0, 1)]
     assert plain["pictures"] == sum(a["pictures"] for a in alone) == len(rows)
     mean = sum(a["pictures"] * a["dice_all_pictures"] for a in alone) / plain["pictures"]

@@ -13,6 +13,7 @@ from monai.transforms import Compose, EnsureChannelFirstd
 from PIL import Image
 
 from scripts.data import (
+    CanvasCollate,
     ImageLoader,
     common_folder,
     image_name,
@@ -108,7 +109,7 @@ def test_the_common_folder_of_images_tells_files_of_one_name_apart(tmp_path):
 
 def test_every_class_is_drawn_equally_often():
     weights = sampling_weights([{"class": 1}] * 6 + [{"class": 0}] * 2 + [{}])
-    assert (3 * weights).tolist() == pytest.approx([1 / 6] * 6 + [1 / 2] * 2 + [1])
+    assert weights.tolist() == pytest.approx([1 / 6] * 6 + [1 / 2] * 2 + [1])
 
 
 def test_a_batch_without_classes_gets_unknown_ones():
@@ -145,14 +146,15 @@ def test_the_files_of_several_sets_lie_beside_their_datalists(tmp_path):
     assert len(load_datalist({one: 1, two: 3}, "training+validation", "", NAMES)) == 5
 
 
-def test_sets_are_drawn_by_their_weights_and_classes_equally_within_a_set(tmp_path):
+def test_classes_are_drawn_equally_often_and_within_a_class_sets_by_their_weights(tmp_path):
     one = write_set(tmp_path / "one", ["normal"] * 2 + ["benign"] * 6 + ["malignant"] * 4)
     two = write_set(tmp_path / "two", ["benign"] * 30 + ["malignant"] * 10)
     items = load_datalist({one: 1, two: 3}, "training", "", NAMES)
     generator = torch.Generator().manual_seed(0)
     sampler = torch.utils.data.WeightedRandomSampler(sampling_weights(items), 24000, generator=generator)
     drawn = Counter((items[k]["set"], items[k]["class_name"]) for k in sampler)
-    expected = {(one, name): 2000 for name in NAMES} | {(two, name): 9000 for name in NAMES[1:]}
+    expected = {(one, "normal"): 8000, **{(one, name): 2000 for name in NAMES[1:]}}
+    expected |= {(two, name): 6000 for name in NAMES[1:]}  # it has no normal images
     assert drawn.keys() == expected.keys()
     for key, number in expected.items():
         assert drawn[key] == pytest.approx(number, rel=0.08)
@@ -170,3 +172,30 @@ def test_class_names_are_those_of_the_sets(tmp_path):
     # With names given, each item's own name decides, so that the order of its set does not matter.
     found = load_datalist({one: 1, other: 1}, "training", "", own)
     assert [item["class"] for item in found] == [0, 1, 0, 1]
+
+
+def test_a_batch_has_one_shape_and_keeps_the_centre_of_each_lesion():
+    torch.manual_seed(0)
+    collate = CanvasCollate(side=128)
+    shapes = set()
+    for number in range(40):
+        items = []
+        for size in ((60, 200), (128, 128), (180, 90)):
+            label = torch.zeros(1, *size)
+            label[:, size[0] // 2 : size[0] // 2 + 9, 3:14] = 1  # at an edge
+            items.append({"image": label + 1, "label": label, "class": 1})
+        batch = collate(items)
+        shapes.add(tuple(batch["image"].shape[2:]))
+        assert batch["image"].shape == batch["label"].shape and batch["class"].tolist() == [1, 1, 1]
+        assert all(side % 32 == 0 for side in batch["image"].shape[2:])
+        for image, label in zip(batch["image"][:, 0], batch["label"][:, 0]):
+            found = label.nonzero().float()
+            assert len(found) and (image[label > 0] > 1).float().mean() > 0.7
+            inside = found.mean(0) / torch.tensor(label.shape)
+            assert ((inside > 0.03) & (inside < 0.97)).all()
+    assert len(shapes) > 2
+    again = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        again.append(collate(items)["image"])
+    assert torch.equal(*again)  # all randomness is torch's

@@ -27,13 +27,12 @@ def test_mask_logits_have_the_pictures_size(size, factor):
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_the_smallest_picture_and_one_below(factor):
-    net, side = network(downscale_factor=factor), 32 * factor
-    assert net(torch.rand(1, 1, side, side))["pred"].shape == (1, 2, side, side)
-    with pytest.raises(
-        ValueError, match=f"{side} x {side - 1} pixels is too small; use an image_size of {side} or more"
-    ):
-        net(torch.rand(1, 1, side, side - 1))
+def test_the_smallest_image_and_one_below(factor):
+    net, side = network(downscale_factor=factor), 16 * factor
+    assert net(torch.rand(1, 1, side, 2 * side))["pred"].shape == (1, 2, side, 2 * side)
+    for shape in ((side - 1, 2 * side), (2 * side - 1, side)):
+        with pytest.raises(ValueError, match=f"pixels is too small; use an image_size of {2 * side} or more"):
+            net(torch.rand(1, 1, *shape))
 
 
 def test_width_classes_and_channels_are_arguments():
@@ -48,15 +47,6 @@ def test_without_folding_the_mask_is_that_of_basic_unet():
     unet.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith("classifier")})
     picture = torch.rand(2, 1, 96, 80)
     assert torch.equal(ours(picture)["pred"], unet(picture))
-
-
-def test_a_standardized_picture_leaves_no_trace_of_gain_and_offset():
-    picture = torch.rand(2, 1, 64, 64)
-    plain, standardized = network(norm="batch"), network(norm="batch", standardize=True)
-    for name in ("pred", "class_logits"):
-        found, expected = standardized(0.4 * picture + 0.2)[name], standardized(picture)[name]
-        assert torch.allclose(found, expected, atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(plain(0.4 * picture + 0.2)["pred"], plain(picture)["pred"], rtol=1e-2)
 
 
 @pytest.mark.parametrize("factor", [1, 2])

@@ -4,9 +4,7 @@ import pytest
 import torch
 from conftest import CLASS_NAMES
 
-from scripts.files import append_csv
-from scripts.handlers import PredictionTable
-from scripts.transforms import ClassResultd, LesionMaskd
+from scripts.transforms import ClassResultd, Disagreementd, LesionMaskd
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0])
 
@@ -28,10 +26,9 @@ def test_a_calibration_tempers_and_flags():
     assert item["result"]["suspicious"] is False and item["result"]["unsure"] is False
 
 
-def mask_of(lesion, p_normal=0.0, **options):
+def mask_of(lesion, **options):
     lesion = torch.as_tensor(lesion, dtype=torch.float)
-    item = {"pred": lesion[None], "class_probs": torch.tensor([p_normal, 1 - p_normal, 0.0])}
-    return LesionMaskd(**{"class_names": CLASS_NAMES, **options})(item)["pred"]
+    return LesionMaskd(**options)({"pred": lesion[None]})["pred"]
 
 
 def test_the_mask_begins_at_the_threshold():
@@ -45,15 +42,41 @@ def test_small_parts_are_erased_and_corners_touch():
     lesion[0, :4] = 1
     lesion[1, 4] = 1  # touches the four at a corner: five pixels, 2.5 %
     lesion[6:9, 10:13] = 1  # nine pixels, 4.5 %
-    assert int(mask_of(lesion, smallest_share=0.02).sum()) == 14
-    kept = mask_of(lesion, smallest_share=0.03)
+    assert int(mask_of(lesion, smallest_fraction=0.02).sum()) == 14
+    kept = mask_of(lesion, smallest_fraction=0.03)
     assert int(kept.sum()) == 9 and kept[0, 6:9, 10:13].all()
-    assert int(mask_of(lesion, smallest_share=0.05).sum()) == 0
+    assert int(mask_of(lesion, smallest_fraction=0.05).sum()) == 0
 
 
-@pytest.mark.parametrize("p_normal, gate, kept", [(0.6, 1.0, 4), (0.6, 0.5, 0), (0.4, 0.5, 4), (1.0, 1.0, 4)])
-def test_the_class_normal_empties_the_mask_above_the_gate(p_normal, gate, kept):
-    assert int(mask_of(torch.ones(2, 2), p_normal, normal_gate=gate).sum()) == kept
+def test_doubtful_parts_are_erased_by_their_mean():
+    lesion = torch.zeros(4, 12)
+    lesion[:, 1:3] = 0.5
+    lesion[1, 1] = 0.9  # mean 0.55
+    lesion[:, 6:9] = 0.7
+    assert int(mask_of(lesion, part_threshold=0.54).sum()) == 8 + 12
+    kept = mask_of(lesion, part_threshold=0.56)
+    assert int(kept.sum()) == 12 and kept[0, :, 6:9].all()
+    assert int(mask_of(lesion, part_threshold=0.8).sum()) == 0
+
+
+@pytest.mark.parametrize(
+    "found, area, suspicious, reason",
+    [
+        ("normal", 0, False, ""),
+        ("normal", 3, False, "normal with a mask"),
+        ("benign", 3, True, ""),
+        ("benign", 0, False, "benign without a mask"),
+        ("normal", 0, True, "suspicious without a mask"),
+    ],
+)
+def test_mask_and_class_that_contradict_each_other_are_told_and_neither_overrules(found, area, suspicious, reason):
+    mask = torch.zeros(1, 4, 5)
+    mask[0, 0, :area] = 1
+    item = {"pred": mask, "result": {"class": found, "suspicious": suspicious}}
+    answer = Disagreementd(CLASS_NAMES)(item)
+    assert answer["result"] == {"class": found, "suspicious": suspicious, "disagreement": reason}
+    assert torch.equal(answer["pred"], mask) and "disagreement" not in item["result"]
+    assert Disagreementd(["a", "normal tissue"])(item)["result"]["disagreement"] == ""
 
 
 def test_classes_are_known_by_their_names_and_not_by_their_numbers(caplog):
@@ -62,24 +85,7 @@ def test_classes_are_known_by_their_names_and_not_by_their_numbers(caplog):
     calibration = {"temperature": 1.0, "malignancy_threshold": 0.2, "unsure_below": 0.5}
     result = ClassResultd(mirrored, calibration)({"class_logits": LOGITS.flip(0)})["result"]
     assert result["suspicious"] is True and result["class"] == "benign"
-    assert int(mask_of(torch.ones(2, 2), 0.9, normal_gate=0.5, class_names=mirrored).sum()) == 4
     assert not caplog.text
     others = ("cyst", "fibroadenoma", "carcinoma")
     assert "suspicious" not in ClassResultd(others, calibration)({"class_logits": LOGITS})["result"]
-    assert int(mask_of(torch.ones(2, 2), 0.9, normal_gate=0.5, class_names=others).sum()) == 4
-    assert "no class is called malignant" in caplog.text and "no class is called normal" in caplog.text
-
-
-def test_an_interrupted_run_whose_pictures_are_all_done_only_joins_them(tmp_path):
-    table = PredictionTable(tmp_path, CLASS_NAMES, {"weights": "1"})
-    for rank, names in ((0, "ca"), (1, "ba")):  # a was predicted twice
-        rows = [{"filename": name, "p_normal": 0.25} for name in names]
-        append_csv(tmp_path / f".predictions_{table.tag}_{rank}.csv", rows, table.columns)
-    assert table.done() == set()  # a run that is not to be gone on with
-    assert PredictionTable(tmp_path, CLASS_NAMES, {"weights": "2"}, resume=True).done() == set()
-    resumed = PredictionTable(tmp_path, CLASS_NAMES, {"weights": "1"}, resume=True)
-    assert resumed.done() == {"a", "b", "c"}
-    resumed.write_without_pictures()
-    lines = (tmp_path / "predictions.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["filename", "a", "b", "c"] and ",0.250000," in lines[1]
-    assert [f.name for f in tmp_path.iterdir()] == ["predictions.csv"]
+    assert "no class is called malignant" in caplog.text

@@ -7,8 +7,6 @@ import reproduce
 from conftest import ROOT
 from reproduce import STEPS, Places, Step
 
-from scripts.files import read_csv
-
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
@@ -93,12 +91,3 @@ def test_needs_name_steps_before_their_user():
 
 def _made(names):
     return [made for name in names for made in STEPS[name].makes]
-
-
-def test_the_table_of_second_trainings_has_its_rows():
-    rows = read_csv(ROOT / "results/search/second_training.csv")
-    from study.second_training import FOLDS, KINDS, TESTED
-
-    expected = {(k, "validation", str(f)) for k in KINDS for f in FOLDS.get(k, range(5))}
-    expected |= {(k, "test", str(f)) for k in TESTED for f in range(5)}
-    assert {(row["kind"], row["split"], row["fold"]) for row in rows} == expected and len(rows) == len(expected)

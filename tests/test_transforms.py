@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Resized
+from monai.transforms import Compose, DivisiblePadd, NormalizeIntensityd, Resized
 from PIL import Image
 
-from scripts.transforms import AntiAliasd, LoadGreyd, LoadMaskd, open_image, to_grey, to_mask
+from scripts.transforms import LoadGreyd, LoadMaskd, ResizeToAread, open_image, to_grey, to_mask
 
 RED = (200, 0, 0)
 LUMA = round(0.299 * 200)  # ITU-R BT.601
@@ -229,12 +229,24 @@ def test_a_mask_of_another_size_than_its_image_is_refused(size, tmp_path):
 
 @pytest.mark.parametrize("size", [(400, 90), (90, 400), (300, 500), (64, 64), (40, 50)])
 @pytest.mark.parametrize("kind", [torch.Tensor, MetaTensor])
-def test_anti_aliasing_is_that_of_monai(size, kind):
-    picture = kind(torch.rand(2, *size) * 255)
-    item = {"image": picture.clone(), "name": "kept"}
-    expected = Resized("image", (64, 64), mode="bilinear", anti_aliasing=True)(dict(item))["image"]
-    smooth = AntiAliasd("image", (64, 64))(item)
-    found = Resized("image", (64, 64), mode="bilinear")(smooth)["image"]
-    assert torch.allclose(found.as_tensor(), expected.as_tensor(), atol=1e-2)
-    assert torch.equal(item["image"], picture) and smooth["name"] == "kept" and type(smooth["image"]) is kind
-    assert torch.equal(smooth["image"], picture) == (max(size) <= 64)
+def test_an_image_gets_the_area_of_a_square_as_monai_resizes_and_keeps_its_shape(size, kind):
+    image = kind(torch.rand(2, *size) * 255)
+    item = {"image": image.clone(), "label": (image > 99).float(), "name": "kept"}
+    found = ResizeToAread(["image", "label"], 64, ["bilinear", "nearest"])(item)
+    shape = found["image"].shape[1:]
+    assert abs(shape[0] * shape[1] / 64**2 - 1) < 0.02 and abs(shape[0] / shape[1] / (size[0] / size[1]) - 1) < 0.02
+    expected = Resized("image", shape, mode="bilinear", anti_aliasing=True)({"image": image})["image"]
+    assert torch.allclose(found["image"].as_tensor(), expected.as_tensor(), atol=1e-2)
+    assert found["label"].unique().tolist() == [0, 1]
+    assert torch.equal(item["image"], image) and found["name"] == "kept"
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (1024, 40), (20, 20), (97, 131)])
+def test_what_is_found_at_the_networks_size_comes_back_at_the_images_own(size):
+    truth = torch.zeros(1, *size)
+    truth[:, size[0] // 4 : size[0] // 2, size[1] // 3 : size[1] // 2 + 1] = 1
+    steps = Compose([ResizeToAread("image", 256), NormalizeIntensityd("image"), DivisiblePadd("image", 32)])
+    item = steps({"image": MetaTensor(truth)})
+    assert all(side % 32 == 0 for side in item["image"].shape[1:])
+    back = steps.inverse({"image": (item["image"] > 0).float()})["image"] > 0.5
+    assert back.shape == truth.shape and (back == (truth > 0)).float().mean() > 0.99

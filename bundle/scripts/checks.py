@@ -19,7 +19,7 @@ from .files import shown
 from .transforms import open_image, to_grey, to_mask
 
 SPLITS = ("training", "validation", "testing")
-NAMED = 50  # files of one problem that its line names
+NAMED = 5  # files of one problem that its line names
 
 
 class Rule(NamedTuple):
@@ -49,6 +49,17 @@ def _name(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
+def _splits(value: object) -> bool:
+    return _name(value) and all(part.strip() for part in value.split("+"))
+
+
+def _datalists(value: object) -> bool:
+    """Whether a value is a path, or paths with weights."""
+    if isinstance(value, Mapping):
+        return bool(value) and all(_path(k) and _inside(v, math.inf) for k, v in value.items())
+    return _path(value)
+
+
 def _path(value: object) -> bool:
     return isinstance(value, (str, os.PathLike)) and bool(str(value)) and "\0" not in str(value)
 
@@ -57,24 +68,19 @@ YES_OR_NO = Rule(lambda v: isinstance(v, bool), "True or False")
 COUNT = Rule(lambda v: _whole(v, 1), "a whole number of 1 or more")
 COUNT_OR_NONE = Rule(_whole, "a whole number of 0 or more")
 WEIGHT = Rule(lambda v: _number(v) and v < math.inf, "a number of 0 or more")
-FRACTION = Rule(lambda v: _number(v, 0, 1), "a number from 0 to 1")
 PATH = Rule(_path, "a path")
 # One rule for each option of the configs that a user may set to a plain value.
 RULES = {
     "bundle_root": PATH,
     "dataset_dir": PATH,
-    "datalist": Rule(
-        lambda v: _path(v)
-        or (isinstance(v, Mapping) and bool(v) and all(_path(k) and _inside(v[k], math.inf) for k in v)),
-        "a path, or weights above 0 of several as \"{'PATH': 1, 'OTHER': 2}\"",
-    ),
+    "datalist": Rule(_datalists, "a path, or {path: weight, ...} with weights above 0"),
     "ckpt_dir": PATH,
     "output_dir": PATH,
     "weights": PATH,
-    "warm_up_weights": PATH,
     "onnx_file": PATH,
     "pretrained": Rule(lambda v: v == "" or _path(v), "a path, or empty"),
-    "part": Rule(_name, "the name of a split in the datalist"),
+    "part": Rule(_splits, "a split of the datalist, or several joined by +"),
+    "train_split": Rule(_splits, "a split of the datalist, or several joined by +"),
     "seed": Rule(lambda v: _whole(v, 0, 2**32 - 1), "a whole number from 0 to 4294967295"),
     "epochs": COUNT,
     "train#trainer#max_epochs": COUNT,
@@ -92,8 +98,9 @@ RULES = {
     ),
     "amp": Rule(lambda v: isinstance(v, bool) or v == "auto", "True, False or auto"),
     "mask_threshold": Rule(lambda v: _inside(v, 1), "a number between 0 and 1"),
-    "smallest_share": Rule(lambda v: _number(v) and v < 1, "a number from 0 to less than 1"),
-    "normal_gate": FRACTION,
+    **dict.fromkeys(
+        ["smallest_fraction", "part_threshold"], Rule(lambda v: _number(v) and v < 1, "a number from 0 to less than 1")
+    ),
     "output_ext": Rule(lambda v: v in (".png", ".bmp", ".tif", ".tiff"), ".png, .bmp, .tif or .tiff"),
     "output_postfix": Rule(
         lambda v: _name(v) and not set(v) & set("/\\:") and len(v) < 16, "a short word without / \\ or :"
@@ -155,18 +162,17 @@ def data_problems(parser: ConfigParser) -> list[str]:
         return []
     if not RULES["class_names"].fits(names):
         return []
-    datalist = parser.get_parsed_content("datalist")
     problems = []
     for split, section in wanted.items():
         try:
             items = parser.get_parsed_content(f"{section}#dataset#data")
         except Exception as error:
             cause = last_line(first_cause(error))
-            remedy = "correct it, or name another --datalist or --dataset_dir"
-            problems.append(f"{datalist}: {split} cannot be read from it ({cause}); {remedy}")
+            problems.append(f"{cause} The split {split} is read from --datalist, its files from --dataset_dir")
             continue
         problems += item_problems(items, split, names)
         if not items:
+            datalist = parser.get_parsed_content("datalist")
             problems.append(f"{datalist}: no item in {split}; fill it, or name another --datalist")
     return problems
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
+import numpy as np
 import torch
 from monai.data import Dataset, ThreadDataLoader, list_data_collate, load_decathlon_datalist
 from tqdm import tqdm
@@ -183,8 +186,9 @@ def load_datalist(
     Raises:
         ValueError: images whose class is none of these, with their number and the first of them.
     """
+    sets = datalist if isinstance(datalist, Mapping) else {datalist: 1.0}
     items = []
-    for path, weight in ({datalist: 1.0} if isinstance(datalist, str) else datalist).items():
+    for path, weight in sets.items():
         base = dataset_dir if isinstance(datalist, str) else str(Path(path).parent)
         for name in split.split("+"):
             found = load_decathlon_datalist(path, True, name, base)
@@ -200,7 +204,7 @@ def load_datalist(
     if wrong:
         known = ", ".join(f"{index} {name}" for index, name in enumerate(class_names))
         some = f"{len(wrong)} x class that is none of {known}, -1 unknown: {', '.join(wrong[:5])}"
-        raise ValueError(f"{datalist}: {some}; correct the datalist, or pass --class_names")
+        raise ValueError(f"{', '.join(sets)}: {some}; correct the datalist, or pass --class_names")
     return items
 
 
@@ -240,15 +244,19 @@ def class_index(given: str | int, class_names: Sequence[str]) -> int:
 
 
 def sampling_weights(items: Sequence[dict]) -> torch.Tensor:
-    """Weight of each item, shape (len(items),): sets are drawn as their weights say, within a set each class equally.
+    """Weight of each item, shape (len(items),): every class is drawn equally often, and within a class the sets that
+    hold it as their weights say.
 
-    Items whose class is missing or unknown count as a class of their own.
+    A set without normal images thus takes no share of the normal ones, which are a third of each batch as ever. Items
+    whose class is missing or unknown count as a class of their own.
     """
-    keys = [(item.get("set"), item.get("class", UNKNOWN_CLASS)) for item in items]
+    keys = [(item.get("class", UNKNOWN_CLASS), item.get("set")) for item in items]
     counts = Counter(keys)
-    classes = Counter(name for name, _ in counts)
-    weights = [item.get("set_weight", 1.0) for item in items]
-    return torch.tensor([w / (classes[k[0]] * counts[k]) for w, k in zip(weights, keys)], dtype=torch.double)
+    set_weights = {key: item.get("set_weight", 1.0) for key, item in zip(keys, items)}
+    class_weights = Counter()
+    for key, weight in set_weights.items():
+        class_weights[key[0]] += weight
+    return torch.tensor([set_weights[k] / class_weights[k[0]] / counts[k] for k in keys], dtype=torch.double)
 
 
 def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = False, **kwargs) -> tuple:
@@ -260,3 +268,75 @@ def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = 
     label = batch["label"].to(device, non_blocking=non_blocking, **kwargs)
     classes = torch.as_tensor(batch.get("class", [UNKNOWN_CLASS] * len(image)))
     return image, {"label": label, "class": classes.to(device, non_blocking=non_blocking)}
+
+
+class CanvasCollate:
+    """Place the images of a batch on canvases of one shape, drawn for each batch: a ``collate_fn``.
+
+    Shape and border say which hospital an image comes from, and with it which classes to expect. So every batch has
+    another shape, and each image lies in it at a random scale, place, rotation and shear, partly cut off or with zeros
+    around it, whatever its class. The centre of a lesion stays inside. All randomness is torch's, which the trainer
+    seeds each epoch.
+
+    Args:
+        side: of the square whose area each canvas has, in pixels.
+        widest: largest proportion of a canvas's sides, either way; 1 keeps it a square.
+        zoom: smallest and largest scale, where 1 gives the image the canvas's area; drawn evenly on a log scale.
+        rotate: largest angle, in radians.
+        shear: largest shear.
+        stretch: largest change of the proportions, as a fraction.
+        multiple: of which the canvas's sides are multiples, in pixels.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        widest: float = 1.5,
+        zoom: Sequence[float] = (0.8, 1.3),
+        rotate: float = 0.15,
+        shear: float = 0.1,
+        stretch: float = 0.1,
+        multiple: int = 32,
+    ) -> None:
+        self.side = side
+        self.widest = widest
+        self.zoom = zoom
+        self.rotate = rotate
+        self.shear = shear
+        self.stretch = stretch
+        self.multiple = multiple
+
+    def __call__(self, items: Sequence[dict]) -> dict:
+        """Collate items with ``image`` and ``label`` (1, W, H): a batch of tensors (B, 1, W', H'), float32."""
+        proportion = math.exp(_uniform(-1, 1) * math.log(self.widest))
+        sides = [self.side * proportion**0.5, self.side / proportion**0.5]
+        canvas = np.array([max(1, round(s / self.multiple)) * self.multiple for s in sides])
+        return list_data_collate([self.place(item, canvas) for item in items])
+
+    def place(self, item: dict, canvas: np.ndarray) -> dict:
+        """Return a copy of the item with ``image`` and ``label`` on the canvas (W', H')."""
+        image = np.asarray(item["image"], dtype=np.float32)[0]
+        label = np.asarray(item["label"], dtype=np.uint8)[0]
+        shape = np.array(image.shape)
+        zoom = math.exp(_uniform(*map(math.log, self.zoom))) * (canvas.prod() / shape.prod()) ** 0.5
+        angle, shear, stretch = (_uniform(-r, r) for r in (self.rotate, self.shear, self.stretch))
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        linear = zoom * turn @ np.array([[1 + stretch, shear], [0, 1 / (1 + stretch)]])
+        slack = np.abs(shape * zoom - canvas) / 2 + 0.05 * canvas
+        middle = canvas / 2 + np.array([_uniform(-s, s) for s in slack])
+        column, row, width, height = cv2.boundingRect(label)
+        if width:
+            offset = linear @ (np.array([row + height / 2, column + width / 2]) - shape / 2)
+            middle = np.clip(middle + offset, 0.1 * canvas, 0.9 * canvas) - offset
+        # OpenCV counts columns first.
+        matrix = np.column_stack([linear, middle - linear @ (shape / 2)])[::-1, [1, 0, 2]]
+        size = (int(canvas[1]), int(canvas[0]))
+        placed = {
+            "image": cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR),
+            "label": cv2.warpAffine(label, matrix, size, flags=cv2.INTER_NEAREST),
+        }
+        return {**item, **{key: torch.from_numpy(value)[None] for key, value in placed.items()}}
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))

@@ -331,7 +331,8 @@ class PredictionTable:
 
     Columns: ``filename`` (from ``root`` on), ``class``, ``p_<class>`` for each class (sum 1), ``lesion_area_px``
     (pixels of the mask at the image's own size), ``suspicious`` and ``unsure`` (yes, no; empty where the weights have
-    no calibration). Images that cannot be read are named in the log. Every image is one or the other, or ``run`` fails.
+    no calibration), ``disagreement`` of mask and class (as ``Disagreementd`` words it, empty where there is none).
+    Images that cannot be read are named in the log. Every image is one or the other, or ``run`` fails.
 
     Each process notes its images batch by batch in a hidden file of its own, after their masks are written. The first
     one joins those of all processes at the end; after an interruption they say which images are done.
@@ -357,7 +358,7 @@ class PredictionTable:
         self.folder = Path(output_dir).expanduser()
         self.path = self.folder / "predictions.csv"
         probabilities = [f"p_{name}" for name in class_names]
-        self.columns = ["filename", "class", *probabilities, "lesion_area_px", "suspicious", "unsure"]
+        self.columns = ["filename", "class", *probabilities, "lesion_area_px", "suspicious", "unsure", "disagreement"]
         self.root = root
         self.images = {image_name(item["image"], root): dict(item) for item in images}
         self.versions = {name: _version(item["image"]) for name, item in self.images.items()}
@@ -405,6 +406,7 @@ class PredictionTable:
             row |= {f"p_{entry['label']}": entry["score"] for entry in item["result"]["classification"]}
             row["lesion_area_px"] = int((item["pred"] > 0).sum())
             row |= {k: "yes" if item["result"][k] else "no" for k in ("suspicious", "unsure") if k in item["result"]}
+            row["disagreement"] = item["result"].get("disagreement", "")
             mask = os.path.relpath(item["pred"].meta["saved_to"], self.folder)
             rows.append(row | {"version": self.versions[name], "mask": mask})
         self._append(rows)

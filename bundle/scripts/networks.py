@@ -38,8 +38,6 @@ class BasicUNetClassifier(BasicUNet):
         features: six widths as in ``BasicUNet``: five encoder levels, then the last decoder level.
         downscale_factor: r above; 1 switches the folding off.
         class_dropout: dropout in front of the classification layer, in [0, 1).
-        standardize: whether each picture is brought to mean 0 and standard deviation 1 first, so that the gain of the
-            machine and an offset leave no trace.
         kwargs: further arguments of ``BasicUNet`` (``act``, ``norm``, ``dropout``, ``upsample``).
     """
 
@@ -51,20 +49,19 @@ class BasicUNetClassifier(BasicUNet):
         features: Sequence[int] = (32, 32, 64, 128, 256, 32),
         downscale_factor: int = 1,
         class_dropout: float = 0.2,
-        standardize: bool = False,
         **kwargs,
     ) -> None:
         area = downscale_factor**2
         super().__init__(2, in_channels * area, out_channels * area, features, **kwargs)
         self.downscale_factor = downscale_factor
-        self.standardize = standardize
         self.classifier = nn.Sequential(nn.Dropout(class_dropout), nn.Linear(2 * features[4], num_classes))
 
     def feature_maps(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """All levels of the encoder (``x0`` to ``x4``, deepest last) and of the decoder (``u4`` to ``u1``).
 
         Args:
-            x: float pictures in [0, 1], shape (B, in_channels, M, N); M and N of at least 32 * downscale_factor.
+            x: float images of mean 0 and standard deviation 1, shape (B, in_channels, M, N): one side of at least 32 *
+                downscale_factor, the other of at least half of that.
 
         Returns:
             maps of shape (B, width of the level, M / (r * 2**k), N / (r * 2**k)), sides rounded, for ``xk`` and the
@@ -75,10 +72,8 @@ class BasicUNetClassifier(BasicUNet):
         """
         height, width = x.shape[-2], x.shape[-1]
         r = self.downscale_factor
-        if min(height, width) < 32 * r:
+        if max(height, width) < 32 * r or min(height, width) < 16 * r:
             raise ValueError(f"{height} x {width} pixels is too small; use an image_size of {32 * r} or more")
-        if self.standardize:
-            x = F.instance_norm(x)
         if r > 1:
             x = F.pad(x, [0, -width % r, 0, -height % r], "replicate")
             x = F.pixel_unshuffle(x, r)

@@ -13,8 +13,8 @@ import torch
 from monai.config import KeysCollection
 from monai.data import PILReader
 from monai.networks.layers import gaussian_1d
-from monai.transforms import LoadImaged, MapTransform, Transform
-from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
+from monai.transforms import InvertibleTransform, LoadImaged, MapTransform, Resize, Transform
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple, ensure_tuple_rep
 from PIL import Image, ImageOps
 
 from .calibration import NEUTRAL
@@ -237,33 +237,55 @@ class LoadMaskd(LoadGreyd):
         return item
 
 
-class AntiAliasd(MapTransform):
-    """Smooth pictures (C, M, N) that ``Resized`` is to shrink next, to the same values as its own ``anti_aliasing``.
+def shape_at_area(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """The shape (M, N) with the area of a square of ``side`` pixels and the proportions of ``shape``, sides rounded."""
+    scale = side / (shape[0] * shape[1]) ** 0.5
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
-    The standard deviation is (factor of shrinking - 1) / 2 pixels along each side, as in ``skimage.transform.resize``.
-    MONAI's general convolution took more than half of the time of an inference; OpenCV's filter takes a tenth of that.
+
+class ResizeToAread(MapTransform, InvertibleTransform):
+    """Resize images (C, M, N) to the area of a square, with their shape kept, and smooth what shrinks before.
+
+    A lesion that is taller than wide is suspect (BI-RADS), and each hospital's images have proportions of their own:
+    a resize to a square would take the sign away and leave the hospital's stretch instead. The smoothing's standard
+    deviation is (factor of shrinking - 1) / 2 pixels along each side with zeros outside, as in ``Resize`` with
+    ``anti_aliasing``, whose general convolution takes ten times as long as OpenCV's.
 
     Args:
-        keys: of the pictures.
-        spatial_size: size (M, N) that they get next, in pixels.
+        keys: of the images.
+        side: of the square whose area they get, in pixels.
+        mode: ``bilinear``, or ``nearest`` for a mask, which is not smoothed; one for each key.
         allow_missing_keys: whether an item may lack a key.
     """
 
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, side: int, mode: str | Sequence[str] = "bilinear", allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.spatial_size = spatial_size
+        self.side = side
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
-        """Return a copy of the item with smoothed pictures, float32."""
+        """Return a copy of the item with images of the new size, float32."""
+        item = dict(data)
+        for key, mode in self.key_iterator(item, self.mode):
+            image = item[key]
+            shape = shape_at_area(image.shape[1:], self.side)
+            factors = [side / target for side, target in zip(image.shape[1:], shape)]
+            if mode != "nearest" and max(factors) > 1:
+                rows, columns = (gaussian_1d(torch.tensor(max(0.0, (f - 1) / 2))).numpy() for f in factors)
+                channels = np.asarray(image, dtype=np.float32)
+                smooth = [cv2.sepFilter2D(c, -1, columns, rows, borderType=cv2.BORDER_CONSTANT) for c in channels]
+                image = convert_to_dst_type(np.stack(smooth), image, dtype=torch.float32)[0]
+            item[key] = Resize(shape, mode=mode)(image)
+        return item
+
+    def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict:
+        """Return a copy of the item with images of their old size."""
         item = dict(data)
         for key in self.key_iterator(item):
-            picture = item[key]
-            factors = [side / target for side, target in zip(picture.shape[1:], self.spatial_size)]
-            if max(factors) > 1:
-                rows, columns = (gaussian_1d(torch.tensor(max(0.0, (f - 1) / 2))).numpy() for f in factors)
-                channels = np.asarray(picture, dtype=np.float32)
-                smooth = [cv2.sepFilter2D(c, -1, columns, rows, borderType=cv2.BORDER_CONSTANT) for c in channels]
-                item[key] = convert_to_dst_type(np.stack(smooth), picture, dtype=torch.float32)[0]
+            resize = Resize(self.side)
+            item[key] = resize.inverse_transform(item[key], resize.pop_transform(item[key], check=False))
         return item
 
 
@@ -324,40 +346,62 @@ class ClassResultd(Transform):
 class LesionMaskd(Transform):
     """Turn the lesion's probabilities ``pred`` (1, M, N) into its mask (1, M, N), 0 or 1, uint8.
 
+    Connected parts (8 neighbours) that are small or doubtful are erased. The class has no say: a mask that it erased
+    might be a cancer's.
+
     Args:
         threshold: smallest probability of a lesion pixel, in (0, 1).
-        smallest_share: connected parts (8 neighbours) of a smaller share of the picture are erased, in [0, 1).
-        normal_gate: probability of the class named normal above which the whole mask is erased; 1 never erases it.
-        class_names: names in the order of the class indices; without normal among them nothing is erased.
+        smallest_fraction: area of the smallest part that is kept, as a fraction of the image, in [0, 1).
+        part_threshold: smallest mean probability of a part that is kept, in [0, 1).
     """
 
-    def __init__(
-        self,
-        threshold: float = 0.5,
-        smallest_share: float = 0.0,
-        normal_gate: float = 1.0,
-        class_names: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, threshold: float = 0.5, smallest_fraction: float = 0.0, part_threshold: float = 0.0) -> None:
         self.threshold = threshold
-        self.smallest_share = smallest_share
-        self.normal_gate = normal_gate
-        self.normal = list(class_names).index(NORMAL) if NORMAL in class_names else None
-        if self.normal is None and normal_gate < 1:
-            logger.info(f"no class is called {NORMAL}: normal_gate {normal_gate} erases no mask")
+        self.smallest_fraction = smallest_fraction
+        self.part_threshold = part_threshold
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
-        """Return a copy of the item with ``pred`` replaced; it must hold ``class_probs`` as well."""
+        """Return a copy of the item with ``pred`` replaced."""
         item = dict(data)
-        mask = (item["pred"] >= self.threshold).to(torch.uint8)
-        if self.normal is not None and float(item["class_probs"][self.normal]) > self.normal_gate:
-            mask = torch.zeros_like(mask)
-        smallest = self.smallest_share * mask[0].numel()
-        if smallest > 1 and mask.any():
-            column, row, width, height = cv2.boundingRect(np.asarray(mask[0].cpu()))  # the rest holds no part
-            lesion = mask[0, row : row + height, column : column + width]
-            _, parts, stats, _ = cv2.connectedComponentsWithStats(np.asarray(lesion.cpu()), connectivity=8)
-            kept = (stats[:, cv2.CC_STAT_AREA] >= smallest).astype(np.uint8)
-            kept[0] = 0  # what lies between the parts
-            lesion.copy_(torch.as_tensor(kept[parts]))
-        item["pred"] = mask
+        probabilities = item["pred"][0].float().cpu().numpy()
+        mask = (probabilities >= self.threshold).astype(np.uint8)
+        column, row, width, height = cv2.boundingRect(mask)  # the rest holds no part
+        box = np.s_[row : row + height, column : column + width]
+        if width:
+            _, parts, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
+            areas = stats[:, cv2.CC_STAT_AREA]
+            sums = np.bincount(parts.ravel(), weights=probabilities[box].ravel(), minlength=len(areas))
+            kept = (areas >= self.smallest_fraction * mask.size) & (sums >= self.part_threshold * areas)
+            kept[0] = False  # what lies between the parts
+            mask[box] = kept[parts]
+        item["pred"] = convert_to_dst_type(mask[None], item["pred"], dtype=torch.uint8)[0]  # with its file's name
+        return item
+
+
+class Disagreementd(Transform):
+    """Say in ``result`` where mask ``pred`` and class contradict each other; two predictions, neither overrules.
+
+    ``result["disagreement"]`` is empty where they agree, else one of ``normal with a mask``, ``benign without a mask``
+    (the class that was predicted) and ``suspicious without a mask``. Without a class called ``normal`` it is empty.
+
+    Args:
+        class_names: names in the order of the class indices.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = list(class_names)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        """Return a copy of the item with the entry added to its ``result``."""
+        item = dict(data)
+        result, has_mask = item["result"], bool(item["pred"].any())
+        reason = ""
+        if NORMAL in self.class_names:
+            if has_mask and result["class"] == NORMAL:
+                reason = f"{NORMAL} with a mask"
+            elif not has_mask and result["class"] != NORMAL:
+                reason = f"{result['class']} without a mask"
+            elif not has_mask and result.get("suspicious"):
+                reason = "suspicious without a mask"
+        item["result"] = {**result, "disagreement": reason}
         return item

@@ -1,13 +1,14 @@
-"""Choose threshold, smallest part and gate of the mask on what a cross-validation answers about unseen images.
+"""Choose the threshold of a mask and which parts are kept, on what a cross-validation answers about unseen images.
 
 Every network of scripts/cross_validate.py predicts its own test fold once; every combination of the bundle's options
-`mask_threshold`, `smallest_share` and `normal_gate` is then tried on those masks. Images of the datalist's testing
+`mask_threshold`, `smallest_fraction`, `part_threshold` is tried on those masks. Images of the datalist's testing
 split, on which the released weights are tested, are excluded.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -21,11 +22,12 @@ from scripts.files import NOTICE, write_csv, write_json
 from scripts.metrics import MISSED_BELOW
 from scripts.transforms import LesionMaskd
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-SMALLEST_SHARES = (0.0, 0.001, 0.002, 0.005, 0.01)
-GATES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-COMBINATIONS = list(product(THRESHOLDS, SMALLEST_SHARES, GATES))
-NAMES = ("mask_threshold", "smallest_share", "normal_gate")
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+SMALLEST_FRACTIONS = (0.0, 0.001, 0.002, 0.005)
+PART_THRESHOLDS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
+CURVE = (*PART_THRESHOLDS, 0.85, 0.875, 0.9, 0.925, 0.95)
+COMBINATIONS = list(product(THRESHOLDS, SMALLEST_FRACTIONS, PART_THRESHOLDS))
+NAMES = ("mask_threshold", "smallest_fraction", "part_threshold")
 
 
 def choose_postprocessing(
@@ -72,6 +74,27 @@ def choose_postprocessing(
     print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
 
 
+def operating_points(evaluations: dict[str, list[dict]], output: Path) -> None:
+    """Write metrics of the mask for each `part_threshold` of ``CURVE``, the bundle's other options as they are.
+
+    Args:
+        evaluations: by name, the options of the bundle's evaluations that are joined.
+        output: CSV file to write.
+    """
+    rows = []
+    for name, runs in evaluations.items():
+        scores = defaultdict(list)
+        for options in runs:
+            settings = parse_bundle(["train", "evaluate"])
+            fixed = (settings["mask_threshold"], settings["smallest_fraction"])
+            for image in _predict(options):
+                for setting, score in _try_all(image, [(*fixed, part) for part in CURVE]):
+                    scores[setting].append(score)
+        rows += [{"evaluation": name, **_row(setting, scores[setting])} for setting in scores]
+    write_csv(output, rows, list(rows[0]))
+    print(f"{len(rows)} operating points: {output}")
+
+
 def _ranking(scores: list[dict]) -> list[dict]:
     """A row for each combination over all pictures of these folds, the best first."""
     rows = [_row(setting, [s for fold in scores for s in fold.get(setting, [])]) for setting in COMBINATIONS]
@@ -90,7 +113,7 @@ def _cross_fitted(scores: list[dict]) -> dict:
 
 def _predict(options: dict) -> list[dict]:
     """The evaluation's items, with probabilities of the mask's pixels in place of the mask."""
-    parser = parse_bundle(["train", "evaluate"], part="testing", **options)
+    parser = parse_bundle(["train", "evaluate"], **{"part": "testing", **options})
     steps = parser["validate#to_mask"]
     decision = [step["_target_"] for step in steps].index("scripts.transforms.LesionMaskd")
     parser["validate#to_mask"] = steps[:decision]
@@ -103,18 +126,13 @@ def _predict(options: dict) -> list[dict]:
     return items
 
 
-def _try_all(picture: dict) -> Iterator[tuple[tuple, tuple[float, bool]]]:
+def _try_all(picture: dict, settings: list[tuple] = COMBINATIONS) -> Iterator[tuple[tuple, tuple[float, bool]]]:
     """Every setting with the Dice of this picture and whether it has a lesion."""
     truth = np.asarray(picture["label"][0].cpu()) > 0
-    normal = float(picture["class_probs"][0])
-    for threshold, smallest in product(THRESHOLDS, SMALLEST_SHARES):
-        mask = np.asarray(LesionMaskd(threshold, smallest)(picture)["pred"][0].cpu()) > 0
-        for gate in GATES:
-            erased = normal > gate
-            area = 0 if erased else mask.sum()
-            common = 0 if erased else (mask & truth).sum()
-            total = area + truth.sum()
-            yield (threshold, smallest, gate), (float(2 * common / total) if total else 1.0, bool(truth.any()))
+    for setting in settings:
+        mask = np.asarray(LesionMaskd(*setting)(picture)["pred"][0].cpu()) > 0
+        total = mask.sum() + truth.sum()
+        yield setting, (float(2 * (mask & truth).sum() / total) if total else 1.0, bool(truth.any()))
 
 
 def _row(setting: tuple, scores: list) -> dict:

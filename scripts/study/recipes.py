@@ -47,11 +47,10 @@ def compare_recipes(recipes: Path, dataset_dir: Path, output_dir: Path, only: tu
     rows = []
     for name in ["base", *only] if only else overlays:
         overlay = {**content["base"], **overlays[name]}
-        warm_up_epochs = overlay.pop("warm_up_epochs", 0)
         file = output / "overlays" / f"{name}.json"
         write_json(file, overlay)
         for number in range(RUNS):
-            found = _train(name, number, file, warm_up_epochs, dataset, output)
+            found = _train(name, number, file, dataset, output)
             rows.append({"recipe": name, "run": number, **found})
             write_csv(output / "recipes.csv", rows, list(rows[0]))
     print(f"{len(rows)} runs: {output / 'recipes.csv'}")
@@ -68,15 +67,10 @@ def split(datalist: Path, output: Path) -> None:
         write_json(output / f"third_{number}.json", chosen)
 
 
-def _train(name: str, number: int, overlay: Path, warm_up_epochs: int, dataset: Path, output: Path) -> dict:
+def _train(name: str, number: int, overlay: Path, dataset: Path, output: Path) -> dict:
     folder = output / f"{name}_{number}"
     common = {"dataset_dir": dataset, "datalist": output / f"third_{number}.json", "ckpt_dir": folder}
     common |= {"seed": number, "resume": True}
-    pretrained = {}
-    if warm_up_epochs:
-        warm = {"output_dir": folder / "warm_up", "epochs": warm_up_epochs}
-        run_bundle(f"{name}, run {number}, warm-up", "training", ["train", overlay, "warm_up"], **common, **warm)
-        pretrained = {"pretrained": folder / "warm_up.pt"}
-    run_bundle(f"{name}, run {number}", "training", ["train", overlay], **common, output_dir=folder, **pretrained)
+    run_bundle(f"{name}, run {number}", "training", ["train", overlay], **common, output_dir=folder)
     last = read_csv(folder / "training_curve.csv")[-1]
     return {"epochs": int(last["epoch"]), **{key: float(last[key]) for key in FIGURES}}

@@ -20,13 +20,6 @@ TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
 METADATA = "bundle/configs/metadata.json"
 METRICS = ("lesion_dice", "lesion_iou", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant", "auroc_macro")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SECOND_TRAININGS = {
-    "none": "none: 160 pixels",
-    "long": "160 pixels, 40 epochs",
-    "mean": "the same, mean of the weights before and after",
-    "256_best": "256 pixels, 16 epochs, best of eight validations",
-    "256": "256 pixels, 16 epochs, last epoch",
-}
 ACTIVE = {"lesion Dice": "lesion_dice", "macro F1": "macro_f1"}
 GOALS = {
     "lesion_dice": ("lesion Dice", "0.80 or more"),
@@ -140,7 +133,7 @@ def postprocessing() -> str:
     """The chosen postprocessing beside none, on the folds' test pictures outside the testing part."""
     found = results("search/postprocessing.csv")
     settings = {k: str(float(v)) for k, v in configured().items()}
-    plain = {"mask_threshold": "0.5", "smallest_share": "0.0", "normal_gate": "1.0"}
+    plain = {"mask_threshold": "0.5", "smallest_fraction": "0.0", "part_threshold": "0.0"}
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "dice_all_pictures")
     rows = []
     alone = [{**plain, key: value} for key, value in settings.items() if value != plain[key]]
@@ -155,7 +148,7 @@ def postprocessing() -> str:
 def configured() -> dict[str, float]:
     """The postprocessing of the bundle's configs."""
     config = json.loads((ROOT / "bundle/configs/inference.json").read_text(encoding="utf-8"))
-    return {key: config[key] for key in ("mask_threshold", "smallest_share", "normal_gate")}
+    return {key: config[key] for key in ("mask_threshold", "smallest_fraction", "part_threshold")}
 
 
 def _changed(setting: dict, plain: dict) -> str:
@@ -194,31 +187,6 @@ def exports() -> str:
         rows.append([f"`{file}`", *cells, *measured])
     head = ["file", "size", "largest difference of a probability", "mask pixels that differ"]
     return table([*head, *(GOALS[n][0] for n in names)], rows)
-
-
-def second_training() -> str:
-    """The folds with each kind of second training."""
-    names = [
-        "lesion_dice",
-        "lesion_iou",
-        "missed_rate",
-        "false_mask_rate",
-        "accuracy",
-        "auroc_macro",
-        "auroc_malignant",
-    ]
-    found = pandas.read_csv(ROOT / "results/search/second_training.csv")
-    rows = []
-    for split, folds, kinds in (
-        ("validation", [0, 1], SECOND_TRAININGS),
-        ("validation", [0, 1, 2, 3, 4], ("none", "256_best", "256")),
-        ("test", [0, 1, 2, 3, 4], ("none", "256_best", "256")),
-    ):
-        for kind in kinds:
-            chosen = found[(found.kind == kind) & (found.split == split) & found.fold.isin(folds)]
-            means = [number(name, value) for name, value in chosen[names].mean().items()]
-            rows.append([SECOND_TRAININGS[kind], f"{split}, folds {', '.join(map(str, folds))}", *means])
-    return table(["second training", "pictures", *(GOALS[name][0] for name in names)], rows)
 
 
 def inference_speed() -> str:
@@ -309,7 +277,6 @@ FUNCTIONS = (
     postprocessing,
     failures,
     exports,
-    second_training,
     inference_speed,
     folder_sizes,
     active_learning,
