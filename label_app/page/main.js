@@ -118,6 +118,7 @@ function modelSays({ class: name, classification, suspicious, unsure, disagreeme
 }
 
 function classButtons() {
+  $("#none").hidden = !loop.config.no_lesion; // a set whose images all have one
   loop.config.classes.forEach((name, i) => {
     const button = document.createElement("button");
     button.type = "button";
