@@ -119,7 +119,7 @@ def test_the_bundles_network_has_the_given_weights_and_plain_settings_the_defaul
     monkeypatch.setattr("scripts.command.keep_freed_memory", lambda: kept.append(name))
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # the worker silences it
     arguments = (str(tmp_path), str(tiny_prepared), 64, "auto", str(tmp_path), str(tmp_path))
-    expected = contextlib.nullcontext() if name == "plain" else pytest.raises(RuntimeError, match="foreign")
+    expected = contextlib.nullcontext() if name == "plain" else pytest.raises(ValueError, match="does not fit")
     with expected:
         benchmark._work(Pipe(), name, (0, 1), *arguments)
     assert kept == ([name] if name == "bundle" else [])

@@ -61,6 +61,7 @@ PLAIN_DATA = {
         "dataset": "@train#dataset",
         "batch_size": "@batch_size",
         "sampler": "@train#sampler",
+        "collate_fn": "@train#collate",
     },
 }
 TRAINING = {
@@ -72,9 +73,8 @@ PLAIN_SETTINGS = {
     "network": "$@network_def.to(@device)",
     "batch_size": 1,
     "inferer": {"_target_": "SimpleInferer"},
-    "dataloader#_target_": "DataLoader",
-    "anti_alias": {"_target_": "Identityd", "keys": "image"},
-    "resize#anti_aliasing": True,
+    "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": "@batch_size"},
+    "resize": {"_target_": "Resized", "keys": "image", "spatial_size": "$[@image_size] * 2", "anti_aliasing": True},
     "lesion_only": {"_target_": "Identityd", "keys": "pred"},
     "lesion_mask": {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
     "save_mask#writer": "PILWriter",
@@ -275,7 +275,7 @@ def _work(
     def predict(pictures: str) -> Callable[[], float]:
         """A whole run of inference over a folder, ready to be repeated."""
         settings = {**INFERENCE[name], "dataset_dir": f"{folder}/{pictures}", "weights": weights}
-        settings |= {"dataset#data": f"$@pictures[{rank} :: {processes}]"}
+        settings |= {"dataset#data": f"$@images[{rank} :: {processes}]"}
         parser = workflow("inference", settings)
         evaluator = parser.get_parsed_content("evaluator")
         parser.get_parsed_content("checkpointloader")(evaluator)
