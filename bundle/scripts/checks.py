@@ -19,7 +19,7 @@ from .files import shown
 from .transforms import open_image, to_grey, to_mask
 
 SPLITS = ("training", "validation", "testing")
-NAMED = 5  # files of one problem that its line names
+NAMED = 50  # files of one problem that its line names
 
 
 class Rule(NamedTuple):
@@ -162,17 +162,17 @@ def data_problems(parser: ConfigParser) -> list[str]:
         return []
     if not RULES["class_names"].fits(names):
         return []
+    datalist = parser.get_parsed_content("datalist")
     problems = []
     for split, section in wanted.items():
         try:
             items = parser.get_parsed_content(f"{section}#dataset#data")
         except Exception as error:
             cause = last_line(first_cause(error))
-            problems.append(f"{cause} The split {split} is read from --datalist, its files from --dataset_dir")
+            problems.append(f"{datalist}: {split} cannot be read from it ({cause}); name another --datalist")
             continue
         problems += item_problems(items, split, names)
         if not items:
-            datalist = parser.get_parsed_content("datalist")
             problems.append(f"{datalist}: no item in {split}; fill it, or name another --datalist")
     return problems
 

@@ -101,7 +101,7 @@ def write_whole(path: str | Path, write: Callable[[str], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         said = error.strerror or error
-        raise OSError(error.errno, f"not written ({said}); make room or name another place", shown(path)) from error
+        raise OSError(error.errno, f"not written ({said}); make room or name another place", shown(path)) from None
     finally:
         with suppress(OSError):
             temporary.unlink()
