@@ -2,11 +2,11 @@
 
     python tests/fault_campaign.py --output results/faults.json
 
-Every input must end in one of two ways: `right` (the prediction, figure or result that it must give) or `named` (a line
+Every input must end in one of two ways: `right` (the prediction or result that it must give) or `named` (a line
 of the error or the log names the file or the option). Two others are counted as faults: `silent` (lost or wrong, without
-a word) and `opaque` (an error that names neither file nor option). The exit status is 1 where there is a fault. The same
-seed gives the same inputs; `--project` points at another checkout, such as that of an earlier release, whose totals stand
-beside the others in the file. Commands run in forks of this process, which has imported what they need.
+a word) and `opaque` (an error that names neither). The exit status is 1 where there is a fault. The same seed gives the
+same inputs; `--project` points at another checkout, such as that of an earlier release, whose totals stand beside the
+others in the file. Commands run in forks of this process, which has imported what they need.
 """
 
 from __future__ import annotations
@@ -334,9 +334,7 @@ def judge_image(case: Case, status: int, rows: dict, masks: Path, log: str, twin
         return "named" if named else "opaque" if status else "silent"
     if case.expected is None:
         return "silent"  # an answer to what cannot be read
-    close = twin is not None and all(
-        abs(float(row[f"p_{name}"]) - float(twin[f"p_{name}"])) < 0.02 for name in NAMES
-    )
+    close = twin is not None and all(abs(float(row[f"p_{name}"]) - float(twin[f"p_{name}"])) < 0.02 for name in NAMES)
     stem = Path(case.name).stem
     found = [masks / f"{s}_seg.png" for s in (stem, case.name) if len(os.fsencode(s)) < 248]
     found += [f for f in masks.glob("*_seg.png") if len(stem) > 200 and f.name.startswith(stem[:200])]
@@ -481,7 +479,16 @@ BAD_OPTIONS = {
     "datalist": ["/nowhere/datalist.json", "bundle/LICENSE", "bundle/configs/metadata.json"],
     "epoch": [3],
 }
-DAMAGES = ("missing image", "missing label", "class 3", "class -2", "class 1.5", "class a word", "class null", "no class")
+DAMAGES = (
+    "missing image",
+    "missing label",
+    "class 3",
+    "class -2",
+    "class 1.5",
+    "class a word",
+    "class null",
+    "no class",
+)
 DAMAGES += ("no label", "no split", "empty split", "no list", "broken image", "text label", "size", "not JSON")
 
 
@@ -616,7 +623,7 @@ def content_of(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
 
 
 def kill_campaign(project: Path, folder: Path, seed: int, count: int) -> list[tuple[Case, str]]:
-    """Training, inference and conversion, killed at a random moment and started again: the same result, or a refusal."""
+    """Training, inference and conversion, killed at a random moment and started again: the same result, or a line."""
     draw = random.Random(seed)
     data = tiny_set(folder / "data", 8)
     source = folder / "source"

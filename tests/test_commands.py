@@ -555,6 +555,60 @@ def test_without_a_gpu_the_overlay_of_tensorrt_changes_no_answer_but_by_mixed_pr
     assert any(int(row["lesion_area_px"]) for row in rows)
 
 
+def test_folders_are_searched_on_request_and_each_image_gets_its_mask_in_the_same_tree(data, trained, tmp_path):
+    source = data / read_json(data / "datalist.json")["testing"][-1]["image"]
+    (tmp_path / "in" / "a" / "b").mkdir(parents=True)
+    for name in ("x.png", "a/x.png", "a/b/x.png"):
+        shutil.copy(source, tmp_path / "in" / name)
+    common = [*INFERENCE_CONFIG, *SMALL, "--ckpt_dir", trained.models]
+    run(*common, "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "in" / "out", "--recursive", "True")
+    rows = read_csv(tmp_path / "in" / "out" / "predictions.csv")
+    assert [row["filename"] for row in rows] == ["a/b/x.png", "a/x.png", "x.png"]
+    masks = sorted(str(f.relative_to(tmp_path / "in" / "out")) for f in (tmp_path / "in" / "out").rglob("*.png"))
+    assert masks == ["a/b/x_seg.png", "a/x_seg.png", "x_seg.png"]
+    run(*common, "--dataset_dir", tmp_path / "in" / "a" / "x.png", "--output_dir", tmp_path / "one")
+    assert [row["filename"] for row in read_csv(tmp_path / "one" / "predictions.csv")] == ["x.png"]
+    assert [f.name for f in (tmp_path / "one").glob("*.png")] == ["x_seg.png"]
+
+
+def test_an_evaluation_tells_files_of_one_name_apart_and_replaces_another_with_a_word_only(data, trained, tmp_path):
+    datalist = read_json(data / "datalist.json")
+    for item, folder in zip(datalist["testing"][-2:], "ab"):
+        for key in ("image", "label"):
+            (tmp_path / "set" / key / folder).mkdir(parents=True)
+            shutil.copy(data / item[key], tmp_path / "set" / key / folder / "x.png")
+    items = [{"image": f"image/{f}/x.png", "label": f"label/{f}/x.png", "class": 1} for f in "ab"]
+    (tmp_path / "set" / "datalist.json").write_text(json.dumps({"testing": items}))
+    options = [
+        *SMALL,
+        "--dataset_dir",
+        tmp_path / "set",
+        "--ckpt_dir",
+        trained.models,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    run("evaluating", *EVALUATE_CONFIG, *options, "--save_masks", "True")
+    rows = read_csv(tmp_path / "out" / "pictures.csv")
+    assert [row["filename"] for row in rows] == ["a/x.png", "b/x.png"]
+    for row in rows:
+        mask = pixels(tmp_path / "out" / row["filename"].replace(".png", "_seg.png"))
+        assert int((mask > 0).sum()) == int(row["predicted_area_px"])
+    text = run("evaluating", *EVALUATE_CONFIG, *options, code=1)
+    assert "metrics.json: of an earlier evaluation; pass --overwrite True" in last_line(text)
+    run("evaluating", *EVALUATE_CONFIG, *options, "--overwrite", "True")
+
+
+def test_experiments_are_tracked_by_mlflow(data, trained, tmp_path):
+    pytest.importorskip("mlflow")
+    paths = ["--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o", "--bundle_root", BUNDLE, "--epochs", "1"]
+    config = ["--config_file", BUNDLE / "configs" / "train.json"]
+    store = {"MLFLOW_ALLOW_FILE_STORE": "true"}
+    run("training", *config, *trained.options, *paths, "--tracking", "mlflow", cwd=tmp_path, **store)
+    metrics = {f.name for f in tmp_path.rglob("metrics/*")}
+    assert {"val_score", "iter_loss"} <= {*metrics} or metrics, metrics
+
+
 # Two processes
 
 

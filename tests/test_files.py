@@ -1,5 +1,9 @@
 """Outputs appear whole or not at all, and no two share a name."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +11,13 @@ from PIL import Image
 
 from scripts.files import (
     WholePILWriter,
+    append_csv,
+    clear_results,
+    locked,
     name_output,
     output_stems,
+    read_csv,
+    shown,
     write_checkpoint,
     write_csv,
     write_json,
@@ -40,6 +49,95 @@ def test_csv_has_the_columns_asked_for_and_six_digits(tmp_path):
         tmp_path / "t.csv", [{"name": "a, b", "value": 1 / 3, "more": 1}, {"name": "c", "value": 2}], ["name", "value"]
     )
     assert (tmp_path / "t.csv").read_bytes() == b'name,value\n"a, b",0.333333\nc,2\n'
+
+
+NAMES = [
+    "a\rb",
+    "a\nb",
+    "a\r\nb",
+    "=1+1",
+    "+1",
+    "-1",
+    "@x",
+    "\t=1",
+    "'=1",
+    "''+1",
+    "'plain",
+    'quo"te',
+    "latin\udce9",
+    "",
+]
+
+
+def test_a_table_gives_back_any_name_and_no_cell_is_a_formula(tmp_path):
+    write_csv(tmp_path / "t.csv", [{"name": name, "value": -0.5} for name in NAMES[:5]], ["name", "value"])
+    append_csv(tmp_path / "t.csv", [{"name": name, "value": -0.5} for name in NAMES[5:]], ["name", "value"])
+    assert [row["name"] for row in read_csv(tmp_path / "t.csv")] == NAMES
+    cells = (tmp_path / "t.csv").read_bytes().decode("utf-8", "surrogateescape").replace('"', "").split("\n")
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t"))]
+    assert {row["value"] for row in read_csv(tmp_path / "t.csv")} == {"-0.500000"}
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path):
+    write_csv(tmp_path / "t.csv", [{"name": "a"}, {"name": "b"}], ["name"])
+    with open(tmp_path / "t.csv", "a") as file:
+        file.write("cut")
+    assert [row["name"] for row in read_csv(tmp_path / "t.csv")] == ["a", "b"]
+
+
+def test_a_name_stands_in_one_line():
+    assert shown("größe\r\n\x1b\udce9.png") == "größe\\r\\n\\x1b\\udce9.png"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def fail(temporary):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"not written \(No space left on device\); make room .*model.pt"):
+        write_whole(tmp_path / "model.pt", fail)
+
+
+def test_a_folder_is_kept_for_one_process_and_free_when_that_is_killed(tmp_path):
+    (tmp_path / ".model.1.partial.pt").touch()
+    program = (
+        "import sys, time; sys.path.insert(0, 'bundle')\n"
+        "from scripts.files import locked\n"
+        "with locked(sys.argv[1], 'training', '--ckpt_dir'):\n"
+        "    print('locked', flush=True); time.sleep(99)\n"
+    )
+    root = __file__.rsplit("/tests/", 1)[0]
+    holder = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n" and not (tmp_path / ".model.1.partial.pt").exists()
+        with pytest.raises(ValueError, match=f"{tmp_path}: another run writes there; .* another --ckpt_dir"):
+            with locked(tmp_path, "training", "--ckpt_dir"):
+                pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with locked(tmp_path, "training", "--ckpt_dir"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_replaced_with_a_word_only(tmp_path):
+    for name in ("metrics.json", "pictures.csv", "x_seg.png"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="metrics.json: of an earlier evaluation; pass --overwrite True"):
+        clear_results(tmp_path, False)
+    clear_results(tmp_path, True)
+    clear_results(tmp_path, False)
+    assert [f.name for f in tmp_path.iterdir()] == ["x_seg.png"]
+
+
+def test_names_as_long_as_file_systems_allow_get_an_output(tmp_path):
+    names = ["k" * 246 + end for end in ("1.png", "2.png", "1.jpg")] + ["ö" * 123 + ".png"]
+    for name in names:
+        (tmp_path / name).touch()
+    stems = output_stems(tmp_path)
+    assert len(set(stems.values())) == len(names)
+    for stem in stems.values():
+        write_whole(tmp_path / f"{stem}_seg.png", lambda p: open(p, "w").close())
 
 
 def test_checkpoints_load_without_unpickling_code(tmp_path):

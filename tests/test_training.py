@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.command import check_overrides, keep_freed_memory
-from scripts.handlers import KeepBest, SeedEachEpoch, TrainingCheckpoint, TrainingCurve
+from scripts.handlers import KeepBest, SeedEachEpoch, StopDiverged, TrainingCheckpoint, TrainingCurve
 from scripts.inferers import AutocastInferer, fast_bfloat16
 from scripts.networks import BasicUNetClassifier
 
@@ -164,6 +164,43 @@ def test_a_checkpoint_of_another_length_is_refused_by_name(tmp_path):
     longer.state.epoch_length = 3
     with pytest.raises(ValueError, match=f"{path}: saved with max_epochs 3, now 5; resume with the options"):
         checkpoint.resume(longer)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, {"a": 1}, {"trainer": {}}, [1]])
+def test_a_damaged_or_foreign_checkpoint_is_refused_by_name(content, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{path}: "):
+        TrainingCheckpoint(str(path), {"network": nn.Linear(2, 1)}).resume(engine(3))
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    engine(3, TrainingCheckpoint(str(path), {"network": nn.Linear(2, 1)})).run([1, 2, 3])
+    again = engine(3)
+    again.state.epoch_length = 3
+    with pytest.raises(ValueError, match=f"{path}: network does not fit .*; resume with the options"):
+        TrainingCheckpoint(str(path), {"network": nn.Linear(3, 1)}).resume(again)
+
+
+@pytest.mark.parametrize("what, message", [("loss", "the loss is nan in epoch 2"), ("weight", "a weight is no number")])
+def test_a_training_that_diverges_stops_and_keeps_what_was_saved(what, message, tmp_path):
+    network, path = nn.Linear(1, 1, bias=False), tmp_path / "checkpoint.pt"
+
+    def step(trainer, batch):
+        spoilt = trainer.state.epoch == 2 and batch == 3
+        if spoilt and what == "weight":
+            nn.init.constant_(network.weight, float("inf"))
+        return {"loss": float("nan") if spoilt and what == "loss" else 1.0}
+
+    trainer = Engine(step)
+    trainer.state.max_epochs, trainer.state.rank = 4, 0
+    for handler in (StopDiverged(network), TrainingCheckpoint(str(path), {"network": network})):
+        handler.attach(trainer)
+    with pytest.raises(ValueError, match=f"{message}.*diverged.*smaller --learning_rate"):
+        trainer.run([1, 2, 3])
+    state = torch.load(path, weights_only=True)
+    assert state["trainer"]["iteration"] == 3 and torch.isfinite(state["network"]["weight"]).all()
 
 
 def test_without_a_checkpoint_a_training_starts_anew(tmp_path, caplog):
