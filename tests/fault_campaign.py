@@ -2,9 +2,9 @@
 
     python tests/fault_campaign.py --output results/faults.json
 
-Every input must end in one of two ways: `right` (the prediction or result that it must give) or `named` (a line
-of the error or the log names the file or the option). Two others are counted as faults: `silent` (lost or wrong, without
-a word) and `opaque` (an error that names neither). The exit status is 1 where there is a fault. The same seed gives the
+Every input must end in one of two ways: `right` (the prediction or result that it must give) or `named` (a line of the
+error or the log names the file or the option). Two others are counted as faults: `silent` (lost or wrong, without a
+word) and `opaque` (an error that names neither). The exit status is 1 where there is a fault. The same seed gives the
 same inputs; `--project` points at another checkout, such as that of an earlier release, whose totals stand beside the
 others in the file. Commands run in forks of this process, which has imported what they need.
 """
@@ -52,6 +52,8 @@ NETWORK = '''
 import torch
 class Corners(torch.nn.Module):
     """Marks what is brighter than the mean, and classifies by the corners: any wrong pixel or turn shows."""
+    def __init__(self, norm):
+        super().__init__()
     def forward(self, x):
         x = (x - x.mean((2, 3), keepdim=True)) / (x.std((2, 3), keepdim=True) + 1e-3)
         w, h = x.shape[2] // 2, x.shape[3] // 2
@@ -290,7 +292,7 @@ def image_campaign(project: Path, folder: Path, seed: int, count: int) -> list[t
         files.append((kind, name, content, "ignored"))
     jobs = []
     (folder / "corners.py").write_text(NETWORK)
-    (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners"}}))
+    (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners", "norm": "batch"}}))
     config = f"['bundle/configs/inference.json','{folder / 'corners.json'}']"
     common = options(config_file=config, bundle_root="bundle", load_pretrain=False, image_size=64, batch_size=4)
     common += options(mask_threshold=0.5, smallest_share=0, ckpt_dir=folder / "none")
@@ -401,7 +403,12 @@ def mask_campaign(project: Path, folder: Path, seed: int, count: int) -> list[tu
     (folder / "data").mkdir(parents=True)
     (folder / "corners.py").write_text(NETWORK)
     (folder / "corners.json").write_text(
-        json.dumps({"network_def": {"_target_": "corners.Corners"}, "checkpointloader": "$lambda evaluator: None"})
+        json.dumps(
+            {
+                "network_def": {"_target_": "corners.Corners", "norm": "batch"},
+                "checkpointloader": "$lambda evaluator: None",
+            }
+        )
     )
     left = []
     for number in range(count):
@@ -635,7 +642,7 @@ def kill_campaign(project: Path, folder: Path, seed: int, count: int) -> list[tu
             shutil.copy(file, source / name / f"{name} ({number}){suffix}.png")
     output_option = "output_dir" if "output_dir" in (project / "scripts" / "prepare_busi.py").read_text() else "output"
     (folder / "corners.py").write_text(NETWORK)
-    (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners"}}))
+    (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners", "norm": "batch"}}))
     config = f"['bundle/configs/inference.json','{folder / 'corners.json'}']"
     infer = options(config_file=config, bundle_root="bundle", load_pretrain=False, image_size=64, batch_size=1)
     infer += options(ckpt_dir=folder / "none", dataset_dir=data)
@@ -691,7 +698,9 @@ def full_disk_campaign(project: Path, folder: Path) -> list[tuple[Case, str]]:
                 job = Job(training(data, place / "m", folder / f"o{kilobytes}"), folder / f"{place.name}.log")
             else:
                 (folder / "corners.py").write_text(NETWORK)
-                (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners"}}))
+                (folder / "corners.json").write_text(
+                    json.dumps({"network_def": {"_target_": "corners.Corners", "norm": "batch"}})
+                )
                 config = f"['bundle/configs/inference.json','{folder / 'corners.json'}']"
                 arguments = options(config_file=config, bundle_root="bundle", load_pretrain=False, image_size=64)
                 arguments += options(ckpt_dir=folder / "none", dataset_dir=data, output_dir=place)

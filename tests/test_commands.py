@@ -510,10 +510,12 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
     (tmp_path / "bright.py").write_text(
         "import torch\n"
         "class Bright(torch.nn.Module):\n"
+        "    def __init__(self, norm):\n"
+        "        super().__init__()\n"
         "    def forward(self, x):\n"
         "        return {'pred': torch.cat([0.5 - x, x - 0.5], 1), 'class_logits': torch.eye(3)[[1] * len(x)]}\n"
     )
-    (tmp_path / "bright.json").write_text(json.dumps({"network_def": {"_target_": "bright.Bright"}}))
+    (tmp_path / "bright.json").write_text(json.dumps({"network_def": {"_target_": "bright.Bright", "norm": "batch"}}))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     boxes = {  # (height, width): (top, left, bottom, right), none of them symmetric
@@ -603,10 +605,10 @@ def test_experiments_are_tracked_by_mlflow(data, trained, tmp_path):
     pytest.importorskip("mlflow")
     paths = ["--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o", "--bundle_root", BUNDLE, "--epochs", "1"]
     config = ["--config_file", BUNDLE / "configs" / "train.json"]
-    store = {"MLFLOW_ALLOW_FILE_STORE": "true"}
-    run("training", *config, *trained.options, *paths, "--tracking", "mlflow", cwd=tmp_path, **store)
-    metrics = {f.name for f in tmp_path.rglob("metrics/*")}
-    assert {"val_score", "iter_loss"} <= {*metrics} or metrics, metrics
+    store = ["--tracking", "mlflow", "--tracking_uri", (tmp_path / "runs").as_uri()]
+    run("training", *config, *trained.options, *paths, *store, cwd=tmp_path, MLFLOW_ALLOW_FILE_STORE="true")
+    metrics = {file.name for file in (tmp_path / "runs").rglob("metrics/*")}
+    assert {"train_loss", "val_score", "lesion_dice"} <= metrics, metrics
 
 
 # Two processes

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, run
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,8 @@ def check_overrides(arguments: list[str] | None = None) -> ConfigParser | None:
         return None
     files = str(options["config_file"]).strip("[]").replace("'", "").replace('"', "").split(",")
     parser = ConfigParser(ConfigParser.load_config_files([f.strip() for f in files]))
-    unknown = [name for name in options if name not in RUN_OPTIONS and name.lstrip("+") not in parser]
+    tracked = DEFAULT_EXP_MGMT_SETTINGS.get(str(options.get("tracking")), {}).get("configs", {})
+    unknown = [n for n in options if n not in RUN_OPTIONS and n not in tracked and n.lstrip("+") not in parser]
     if unknown:
         known = ", ".join(sorted(k for k in parser.config if not k.startswith("_")))
         raise ValueError(f"unknown option --{', --'.join(unknown)}; the config has: {known}")
