@@ -265,7 +265,7 @@ def bad_images(draw: np.random.Generator) -> tuple[str, str, bytes, None]:
 def odd_names(extension: str) -> list[str]:
     """Names that file systems allow; each is put on a good image, whose row and mask must be right."""
     stems = ["line\nend", "carriage\rreturn", "=1+1", "+cmd", "-x", "@sum", "tab\there", "'=quoted", '"', "a,b", "%20"]
-    return [stem + extension for stem in [*stems, "k" * 240, "größe", "<b>&", "..two", " "]]
+    return [stem + extension for stem in [*stems, "k" * 240, "größe", "<b>&", "two..x", " "]]
 
 
 def image_campaign(project: Path, folder: Path, seed: int, count: int) -> list[tuple[Case, str]]:
@@ -745,7 +745,8 @@ def main() -> int:
     """Run the campaign as the command line says; 1 where an input ended in a third way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", type=Path, default=Path(__file__).resolve().parents[1])
-    parser.add_argument("--output", type=Path, help="JSON file that gets the totals under the project's version")
+    parser.add_argument("--output", type=Path, help="JSON file that gets the totals, beside those of other runs")
+    parser.add_argument("--name", help="of these totals in the file; the project's version by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1, help="of the number of inputs")
     parser.add_argument("--keep", type=Path, help="new folder for inputs and logs, which are removed otherwise")
@@ -756,7 +757,7 @@ def main() -> int:
         totals = campaign(project, given.keep or Path(temporary), given.seed, given.scale)
     if given.output:
         content = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {}
-        runs = content.get("runs", {}) | {version: totals}
+        runs = content.get("runs", {}) | {given.name or version: totals}
         text = json.dumps({"seed": given.seed, "runs": dict(sorted(runs.items()))}, indent=4)
         given.output.write_text(text + "\n", encoding="utf-8")
     return int(any(part["opaque"] or part["silent"] for part in totals.values()))
