@@ -753,8 +753,14 @@ def main() -> int:
     given = parser.parse_args()
     project = given.project.resolve()
     version = json.loads((project / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
-    with tempfile.TemporaryDirectory() as temporary:
-        totals = campaign(project, given.keep or Path(temporary), given.seed, given.scale)
+    folder = given.keep or Path(
+        tempfile.mkdtemp()
+    )  # a TemporaryDirectory would be removed by the first child that ends
+    try:
+        totals = campaign(project, folder, given.seed, given.scale)
+    finally:
+        if not given.keep:
+            shutil.rmtree(folder)
     if given.output:
         content = json.loads(given.output.read_text(encoding="utf-8")) if given.output.is_file() else {}
         runs = content.get("runs", {}) | {given.name or version: totals}

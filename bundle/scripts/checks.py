@@ -169,9 +169,8 @@ def data_problems(parser: ConfigParser) -> list[str]:
             items = parser.get_parsed_content(f"{section}#dataset#data")
         except Exception as error:
             cause = last_line(first_cause(error))
-            problems.append(
-                f"{datalist}: {split} cannot be read from it ({cause}); correct it, or name another --datalist or --dataset_dir"
-            )
+            remedy = "correct it, or name another --datalist or --dataset_dir"
+            problems.append(f"{datalist}: {split} cannot be read from it ({cause}); {remedy}")
             continue
         problems += item_problems(items, split, names)
         if not items:
