@@ -295,7 +295,9 @@ def image_campaign(project: Path, folder: Path, seed: int, count: int) -> list[t
     (folder / "corners.json").write_text(json.dumps({"network_def": {"_target_": "corners.Corners", "norm": "batch"}}))
     config = f"['bundle/configs/inference.json','{folder / 'corners.json'}']"
     common = options(config_file=config, bundle_root="bundle", load_pretrain=False, image_size=64, batch_size=4)
-    common += options(mask_threshold=0.5, smallest_share=0, ckpt_dir=folder / "none")
+    known = json.loads((project / "bundle" / "configs" / "inference.json").read_text(encoding="utf-8"))
+    (smallest,) = {"smallest_share", "smallest_fraction"} & set(known)  # the former until 0.3.1
+    common += options(mask_threshold=0.5, **{smallest: 0}, ckpt_dir=folder / "none")
     for number, (kind, name, content, expected) in enumerate(files):
         place = folder / f"images {number // 20}"
         place.mkdir(exist_ok=True)

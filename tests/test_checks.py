@@ -15,7 +15,7 @@ TRAIN = ["run", "--config_file", str(CONFIGS / "train.json")]
 EVALUATE = ["run", "--config_file", f"['{CONFIGS / 'train.json'}','{CONFIGS / 'evaluate.json'}']"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "inference", "warm_up", "inference_onnx"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference", "inference_onnx"])
 def test_every_option_that_is_a_plain_value_has_a_rule(name):
     content = ConfigParser.load_config_file(str(CONFIGS / f"{name}.json"))
     plain = {
