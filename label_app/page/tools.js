@@ -1,7 +1,6 @@
 // The tools that change the mask, and undo and redo, one step a stroke. Points are in pixels of the image.
 import { copy, ellipse, fill, fromRuns, polygon, stamp, toRuns } from "./mask.js";
 
-export const NAMES = ["brush", "eraser", "lasso", "ellipse", "box", "fill"];
 const DRAG = 2; // pixels; a smaller ellipse or box was a slip
 
 const corners = (from, to) => ({
