@@ -75,5 +75,5 @@ def test_the_weights_that_ship_export_as_torchscript(tmp_path):
     options = ["--net_id", "network_def", "--filepath", file, "--ckpt_file", "models/model.pt"]
     bundle_command("ckpt_export", *options, "--meta_file", METADATA, "--config_file", "configs/inference.json")
     with torch.no_grad():
-        answer = torch.jit.load(str(file))(torch.rand(2, 1, 256, 256))
-    assert answer["pred"].shape == (2, 2, 256, 256) and answer["class_logits"].shape == (2, len(CLASS_NAMES))
+        answer = torch.jit.load(str(file))(torch.rand(2, 1, 224, 320))
+    assert answer["pred"].shape == (2, 2, 224, 320) and answer["class_logits"].shape == (2, len(CLASS_NAMES))

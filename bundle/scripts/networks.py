@@ -153,7 +153,8 @@ def write_weights(path: str | Path, state: Mapping[str, torch.Tensor], settings:
         settings: the section ``settings`` of train.json; the SHA-256 of the weights is added.
     """
     settings_file(path).unlink(missing_ok=True)  # weights without settings load, with those of others they do not
-    write_checkpoint(path, dict(state))
+    # On the CPU, so that other programs without a GPU read them, MONAI's exporters among them
+    write_checkpoint(path, {name: value.cpu() for name, value in state.items()})
     write_json(settings_file(path), {"weights_sha256": sha256(path), **settings})
 
 
