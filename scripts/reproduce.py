@@ -36,7 +36,6 @@ EVERYTHING = {"train_split": "training+validation+testing"}
 SPLITS = ("clean", "grouped", "random")
 EXPORTS = {
     "pytorch": {},
-    "once": {"test_time_flip": False},
     "onnx": {"onnx_file": "model.onnx"},
     "int8": {"onnx_file": "model_int8.onnx"},
 }
@@ -237,14 +236,6 @@ def operating_points(places: Places) -> None:
     operating_points({"cross_validation": home, "busi_unseen": away}, RESULTS / "operating_points.csv")
 
 
-def recipes(places: Places) -> None:
-    """Train every recipe of results/search/recipes.json in two runs."""
-    from study.recipes import compare_recipes
-
-    compare_recipes(RESULTS / "search/recipes.json", places.runs / "clean", places.runs / "search")
-    _copy(places.runs / "search/recipes.csv", RESULTS / "search/recipes.csv")
-
-
 def active_learning(places: Places) -> None:
     """Labels in random order and in that of the network's uncertainty."""
     from study.active_learning import compare_active_learning
@@ -366,8 +357,6 @@ def _steps() -> Iterable[Step]:
         "busi_clean",
     )
     yield Step("postprocessing", "threshold, parts that are kept", 10, postprocessing, made, joined, needs)
-    made, inputs = ("results/search/recipes.csv",), ("results/search/recipes.json",)
-    yield Step("recipes", "training recipes, two runs each", 600, recipes, made, inputs, ("busi_clean",))
     made = ("results/active_learning.csv",)
     yield Step("active_learning", "order of labels", 120, active_learning, made, (), ("busi_clean",))
     made, needs = ("results/fine_tuning.csv",), ("prepare_external",)

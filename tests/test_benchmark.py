@@ -59,7 +59,7 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     benchmark.benchmark(prepared, exports=exports, ckpt_dir=models, output=output, pictures=5, rounds=1)
     figures = json.loads(output.read_text())
     assert figures["weights_sha256"] == json.loads((exports / "exports.json").read_text())["weights_sha256"]
-    alone, shared = {"bundle", "once", "onnx", "onnx once", "int8", "int8 once"}, {"2 x bundle", "2 x onnx", "2 x int8"}
+    alone, shared = {"bundle", "onnx", "int8"}, {"2 x bundle", "2 x onnx", "2 x int8"}
     assert set(figures["settings"]) == {"plain", "stock", *alone, *shared}
     for name in shared:
         assert set(figures["faster_than_plain"][name]) == {"inference_s"}
@@ -73,11 +73,8 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
         "| plain",
         "| plain settings, this network",
         "| this bundle",
-        "| this bundle without the mirror image",
         "| ONNX Runtime",
-        "| ONNX Runtime without the mirror image",
         "| ONNX Runtime, INT8",
-        "| ONNX Runtime, INT8 without the mirror image",
         "| two processes of this bundle",
         "| two processes of ONNX Runtime",
         "| two processes of ONNX Runtime, INT8",

@@ -49,11 +49,11 @@ def test_images_are_listed_by_name_in_any_case_and_what_is_ignored_is_counted(tm
 
 def test_folders_are_searched_on_request_and_never_the_one_of_the_masks(tmp_path, monkeypatch):
     for name in ("z.png", "a/x.png", "a/b/x.png", "masks/old_seg.png", ".hidden/x.png"):
-        make(tmp_path / "home" / name)
-    (tmp_path / "home" / "a" / "loop").symlink_to(tmp_path / "home")
+        make(tmp_path / "set" / name)
+    (tmp_path / "set" / "a" / "loop").symlink_to(tmp_path / "set")
     monkeypatch.setenv("HOME", str(tmp_path))
-    items = list_images("~/home", "~/home/masks", recursive=True)
-    names = [image_name(item["image"], image_root("~/home")) for item in items]
+    items = list_images("~/set", "~/set/masks", recursive=True)
+    names = [image_name(item["image"], image_root("~/set")) for item in items]
     assert names == ["a/b/x.png", "a/x.png", "z.png"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import checked
 from conftest import CLASS_NAMES, ROOT
+from reproduce import STEPS
 from study import tables
 
 from scripts.command import check_overrides
@@ -17,6 +18,7 @@ from scripts.networks import stored_settings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
+EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
 ANNOTATE = (ROOT / "docs" / "annotate.md").read_text(encoding="utf-8")
 METADATA = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
 CONFIGS = {
@@ -46,14 +48,15 @@ def test_options_of_bundle_commands_exist(text, folder, monkeypatch):
 
 
 def test_scripts_in_readme_and_docs_exist():
-    lines = commands(README, "python scripts/") + commands(ANNOTATE, "python scripts/")
-    assert len(lines) > 5
+    lines = [line for text in (README, EVIDENCE, ANNOTATE) for line in commands(text, "python scripts/")]
+    assert len(lines) > 15
     for line in lines:
         _, script, *options = shlex.split(line)
         function = getattr(importlib.import_module(Path(script).stem), Path(script).stem)
         given = dict(zip(options[::2], options[1::2]))
         assert len(options) % 2 == 0 and all(name.startswith("--") for name in given), line
-        checked(function, (), {name[2:]: value for name, value in given.items()})
+        options = checked(function, (), {name[2:]: value for name, value in given.items()})
+        assert not script.endswith("reproduce.py") or set(options.get("only", ())) <= set(STEPS), line
 
 
 def test_plain_commands_are_those_of_the_makefile():
@@ -76,7 +79,7 @@ def test_the_model_cards_table_names_every_option_and_its_default():
             steps = [v for v in values if isinstance(v, dict) or isinstance(value, list) and str(v).startswith("$")]
             if values and not steps and "#" not in name:
                 knobs[name] = value
-    for internal in ("is_not_rank0", "network", "training", "evaluating", "calibration"):
+    for internal in ("is_not_rank0", "network", "training", "evaluating", "calibration", "handlers"):
         del knobs[internal]
     assert set(rows) == set(knobs)
     for name, value in knobs.items():
@@ -91,10 +94,14 @@ def test_the_model_cards_table_names_every_option_and_its_default():
 
 
 def test_the_model_card_names_every_figure_of_an_evaluation():
-    table = CARD.split("\n### Figures of an evaluation")[1].split("\n## ")[0]
+    table = CARD.split("\n### Metrics of an evaluation")[1].split("\n## ")[0]
     for name in results("evaluations/testing/metrics.json"):
         if name not in ("notice", "part", "pictures", "pictures_by_class"):
             assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
+
+
+def test_readme_and_model_card_are_short():
+    assert len(README.splitlines()) <= 150 and len(CARD.splitlines()) <= 220
 
 
 def test_classes_stand_in_one_order_everywhere():
@@ -118,8 +125,8 @@ def test_the_tables_are_those_of_the_results():
     text = (ROOT / tables.METADATA).read_text(encoding="utf-8")
     assert tables.with_metrics(text) == text and len(METADATA["eval_metrics"]) == len(tables.METRICS)
     marks = {mark[1] for mark in tables.MARKED.findall("".join(texts.values()))}
-    assert marks == set(tables.TABLES) and "<!-- table evidence -->" in README
-    with pytest.raises(ValueError, match="no table speed; there are evidence"):
+    assert marks == set(tables.TABLES) and "<!-- table results -->" in README
+    with pytest.raises(ValueError, match="no table speed; there are results"):
         tables.with_tables("<!-- table speed -->\n<!-- end -->")
 
 
@@ -144,7 +151,7 @@ def test_the_evidence_is_that_of_the_weights_that_ship():
 def test_the_exports_are_those_of_the_weights_that_ship_and_within_their_limits():
     weights = ROOT / "bundle/models/model.pt"
     found = results("exports/exports.json")
-    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "onnx", "int8")}
     assert results("benchmark_inference.json")["weights_sha256"] == sha256(weights)
     assert found["weights_bytes"] == weights.stat().st_size
     assert {found["weights_sha256"], *(f["weights_sha256"] for f in figures.values())} == {sha256(weights)}

@@ -12,7 +12,6 @@ and with --exports, which measures inference alone and peak memory, plain and bu
     stock   the bundle's network under plain's settings: what the network gains, and what the settings
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
     int8    with its INT8 file
-    once    the bundle without the mirror image (--test_time_flip False); also `onnx once` and `int8 once`
     2 x ... two processes of bundle, onnx or int8, each with every second picture and half of the threads, as
             multi_gpu_inference.json has it under torchrun
 
@@ -84,11 +83,8 @@ INFERENCE = {
     "same": PLAIN_NETWORK,
     "stock": PLAIN_SETTINGS,
     "bundle": {},
-    "once": {"test_time_flip": False},
     "onnx": {"onnx_file": "model.onnx"},
-    "onnx once": {"onnx_file": "model.onnx", "test_time_flip": False},
     "int8": {"onnx_file": "model_int8.onnx"},
-    "int8 once": {"onnx_file": "model_int8.onnx", "test_time_flip": False},
 }
 INFERENCE_ALONE = tuple(name for name in INFERENCE if name != "same")
 UNTUNED = ("plain", "stock")  # in fp32 and with the C library's default allocator

@@ -12,30 +12,34 @@ from pathlib import Path
 
 import pandas
 from command_line import ROOT
-from study import EVALUATIONS
+from study import EVALUATIONS, EXTERNAL
 
-from scripts.files import read_csv, write_whole
+from scripts.files import read_csv, sha256, write_whole
 
-TEXTS = ("README.md", "bundle/docs/README.md", "docs/annotate.md")
+TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md", "docs/annotate.md")
 METADATA = "bundle/configs/metadata.json"
 METRICS = ("lesion_dice", "lesion_iou", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant", "auroc_macro")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ACTIVE = {"lesion Dice": "lesion_dice", "macro F1": "macro_f1"}
-GOALS = {
-    "lesion_dice": ("lesion Dice", "0.80 or more"),
-    "lesion_iou": ("lesion IoU", "0.71 or more"),
-    "dice_benign": ("Dice, benign", ""),
-    "dice_malignant": ("Dice, malignant", "0.76 or more"),
-    "missed_rate": ("lesions missed (Dice below 0.1)", "5 % or less"),
-    "false_mask_rate": ("normals with a false mask", "8 % or less"),
-    "dice_all_pictures": ("Dice, all pictures", ""),
-    "accuracy": ("accuracy", "0.89 or more"),
-    "macro_f1": ("macro F1", "0.88 or more"),
-    "auroc_malignant": ("AUROC, malignant against the rest", "0.97 or more"),
-    "auroc_macro": ("AUROC, macro", "0.97 or more"),
-    "auroc_benign_malignant": ("AUROC, benign against malignant", "external: 0.80 or more"),
-    "calibration_error_after": ("calibration error after calibration", "0.04 or less"),
+TITLES = {
+    "lesion_dice": "lesion Dice",
+    "lesion_iou": "lesion IoU",
+    "dice_benign": "Dice, benign",
+    "dice_malignant": "Dice, malignant",
+    "missed_rate": "lesions missed (Dice below 0.1)",
+    "false_mask_rate": "normals with a false mask",
+    "dice_all_pictures": "Dice, all images",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "auroc_malignant": "AUROC, malignant against the rest",
+    "auroc_macro": "AUROC, macro",
+    "auroc_benign_malignant": "AUROC, malignant against benign",
+    "calibration_error_after": "calibration error after calibration",
 }
+SHORT = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_benign_malignant")
+HOME_AND_AWAY = ("cross_validation", "testing", "bus_bra", *EXTERNAL)
+# Results without a hash of the weights that this version did not measure again
+OLD = "Measured with 0.3.1."
 
 
 def results(name: str) -> dict | list[dict]:
@@ -45,12 +49,12 @@ def results(name: str) -> dict | list[dict]:
 
 
 def number(name: str, value: float | None) -> str:
-    """A figure as texts show it; shares of pictures in percent."""
+    """A metric as texts show it; fractions of images in percent."""
     return "" if value is None else f"{100 * value:.0f} %" if name.endswith("_rate") else f"{value:.3f}"
 
 
 def interval(name: str, found: dict | None) -> str:
-    """A figure with its 95 % interval; empty where it cannot be had."""
+    """A metric with its 95 % interval; empty where it cannot be had."""
     if found is None:
         return ""
     low, high = (number(name, found[key]).removesuffix(" %") for key in ("low", "high"))
@@ -63,13 +67,41 @@ def table(head: list, rows: list[list]) -> str:
     return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
 
 
-def evidence() -> str:
-    """Figures with intervals, one column for each evaluation."""
+def measured() -> dict[str, str]:
+    """Titles of the evaluations that the report holds."""
     report = results("evidence/report.json")
-    rows = [["pictures / groups", "", *(f"{report[e]['pictures']} / {report[e]['groups']}" for e in EVALUATIONS)]]
-    for name, (title, goal) in GOALS.items():
-        rows.append([title, goal, *(interval(name, report[e]["figures"][name]) for e in EVALUATIONS)])
-    return table(["figure (95 % interval)", "goal", *EVALUATIONS.values()], rows)
+    return {name: title for name, title in EVALUATIONS.items() if name in report}
+
+
+def results_table() -> str:
+    """At home and outside, in one row each."""
+    report, shown = results("evidence/report.json"), measured()
+    rows = []
+    for name in (name for name in HOME_AND_AWAY if name in shown):
+        found = report[name]["figures"]
+        rows.append([shown[name], report[name]["pictures"], *(number(n, _value(found[n])) for n in SHORT)])
+    return table(["", "images", *(TITLES[name] for name in SHORT)], rows)
+
+
+def _value(found: dict | None) -> float | None:
+    return found and found["value"]
+
+
+def evidence() -> str:
+    """Metrics with intervals, one column for each evaluation."""
+    return _intervals(TITLES, measured())
+
+
+def outside() -> str:
+    """The same for home and outside alone."""
+    return _intervals(TITLES, {name: title for name, title in measured().items() if name in HOME_AND_AWAY})
+
+
+def _intervals(titles: dict[str, str], shown: dict[str, str]) -> str:
+    report = results("evidence/report.json")
+    rows = [["images / groups", *(f"{report[e]['pictures']} / {report[e]['groups']}" for e in shown)]]
+    rows += [[title, *(interval(n, report[e]["figures"].get(n)) for e in shown)] for n, title in titles.items()]
+    return table(["metric (95 % interval)", *shown.values()], rows)
 
 
 def folds() -> str:
@@ -78,7 +110,7 @@ def folds() -> str:
     names = ("lesion_dice", "lesion_iou", "dice_malignant", "missed_rate", "false_mask_rate", "accuracy", "macro_f1")
     names += ("auroc_malignant", "auroc_macro", "calibration_error_after")
     rows = [[fold.removeprefix("fold_"), *(number(n, f[n]) for n in names)] for fold, f in found.items()]
-    return table(["fold", *(GOALS[name][0] for name in names)], rows)
+    return table(["fold", *(TITLES[name] for name in names)], rows)
 
 
 def subgroups() -> str:
@@ -86,33 +118,39 @@ def subgroups() -> str:
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
     found = results("evidence/report.json")["cross_validation"]["subgroups"]
     rows = [[group, f["pictures"], *(interval(n, f[n]) for n in names)] for group, f in found.items()]
-    return table(["subgroup", "pictures", *(GOALS[name][0] for name in names)], rows)
+    return table(["subgroup", "images", *(TITLES[name] for name in names)], rows)
 
 
 def calibration() -> str:
     """Calibration and operating point by evaluation."""
-    report = results("evidence/report.json")
-    rows = [
-        ["calibration error before", "calibration_error_before"],
-        ["calibration error after", "calibration_error_after"],
-        ["Brier score before", "brier_before"],
-        ["Brier score after", "brier_after"],
-        ["sensitivity for malignancy at the operating point", "operating_point_sensitivity"],
-        ["specificity for malignancy at the operating point", "operating_point_specificity"],
-        ["accuracy of the surer 90 % of the pictures", "accuracy_at_90_coverage"],
-        ["accuracy of the surer 80 % of the pictures", "accuracy_at_80_coverage"],
-    ]
-    cells = [[title, *(interval(name, report[e]["figures"].get(name)) for e in EVALUATIONS)] for title, name in rows]
-    return table(["figure (95 % interval)", *EVALUATIONS.values()], cells)
+    titles = {
+        "calibration_error_before": "calibration error before",
+        "calibration_error_after": "calibration error after",
+        "brier_before": "Brier score before",
+        "brier_after": "Brier score after",
+        "operating_point_sensitivity": "sensitivity for malignancy at the operating point",
+        "operating_point_specificity": "specificity for malignancy at the operating point",
+        "accuracy_at_90_coverage": "accuracy of the surer 90 % of the images",
+        "accuracy_at_80_coverage": "accuracy of the surer 80 % of the images",
+    }
+    return _intervals(titles, measured())
+
+
+def limits() -> str:
+    """What inference reads from the released weights' calibration."""
+    found = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
+    keys = ("temperature", "malignancy_threshold", "unsure_below")
+    rows = [["weights_sha256", found["weights_sha256"]], *([key, f"{found[key]:.6f}"] for key in keys)]
+    return table(["id", "value"], [[f"`{key}`", value] for key, value in rows])
 
 
 def stress() -> str:
-    """The test part under alterations."""
+    """The testing split under alterations."""
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
     found = results("evidence/report.json")["stress"]
     order = sorted(found, key=lambda c: (c != "unaltered", not c[-1].isdigit(), c.rstrip("0123456789."), _strength(c)))
     rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in names)] for c in order]
-    return table(["condition", *(GOALS[name][0] for name in names)], rows)
+    return table(["condition", *(TITLES[name] for name in names)], rows)
 
 
 def _strength(condition: str) -> float:
@@ -120,17 +158,46 @@ def _strength(condition: str) -> float:
     return float(last) if last.replace(".", "").isdigit() else 0.0
 
 
-def recipes() -> str:
-    """What the search tried, each the mean of its runs."""
-    names = ["lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_macro", "auroc_malignant"]
-    found = pandas.read_csv(ROOT / "results/search/recipes.csv", dtype={"recipe": str}).groupby("recipe", sort=False)
-    means, counts = found[names].mean(), found.size()
-    rows = [[f"`{recipe}`", counts[recipe], *(number(n, row[n]) for n in names)] for recipe, row in means.iterrows()]
-    return table(["recipe", "runs", *(GOALS[name][0] for name in names)], rows)
+def levers() -> str:
+    """What each change of the recipe was worth, seed by seed."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_benign_malignant", "auroc_presence")
+    rows = [
+        [f"`{r['lever']}`", r["trained_on"], r["tested_on"], r["seed"], *(number(n, _or_none(r[n])) for n in names)]
+        for r in results("search/levers.csv")
+    ]
+    head = ["lever", "trained on", "tested on", "seed"]
+    return table([*head, *({**TITLES, "auroc_presence": "AUROC, lesion or none"}[n] for n in names)], rows)
+
+
+def operating_points() -> str:
+    """Lesions missed against normals with a false mask."""
+    rows = []
+    for r in results("operating_points.csv"):
+        title = EVALUATIONS[r["evaluation"]]
+        names = ("lesion_dice", "missed_rate", "false_mask_rate")
+        rows.append([title, f"{float(r['part_threshold']):g}", *(number(n, _or_none(r[n])) for n in names)])
+    return table(["evaluation", "`part_threshold`", "lesion Dice", *(TITLES[n] for n in names[1:])], rows)
+
+
+def _or_none(cell: str) -> float | None:
+    return float(cell) if cell else None
+
+
+def faults() -> str:
+    """How each version took damaged and unusual input."""
+    runs = results("faults.json")["runs"]
+    outcomes = ("right", "named", "opaque", "silent")
+    rows = [
+        [kind, version, *(counts[outcome] for outcome in outcomes)]
+        for kind in next(iter(runs.values()))
+        for version, run in runs.items()
+        for counts in [run[kind]]
+    ]
+    return table(["faults", "version", *outcomes], rows)
 
 
 def postprocessing() -> str:
-    """The chosen postprocessing beside none, on the folds' test pictures outside the testing part."""
+    """The chosen postprocessing beside none, out of fold."""
     found = results("search/postprocessing.csv")
     settings = {k: str(float(v)) for k, v in configured().items()}
     plain = {"mask_threshold": "0.5", "smallest_fraction": "0.0", "part_threshold": "0.0"}
@@ -142,7 +209,7 @@ def postprocessing() -> str:
         rows.append([title, *(number(n, float(row[n])) for n in names)])
     worth = results("search/postprocessing.json")
     rows.append(["chosen on four folds, on the fifth", *(number(n, worth[n]) for n in names)])
-    return table(["postprocessing", *(GOALS[name][0] for name in names)], rows)
+    return table(["postprocessing", *(TITLES[name] for name in names)], rows)
 
 
 def configured() -> dict[str, float]:
@@ -156,10 +223,10 @@ def _changed(setting: dict, plain: dict) -> str:
 
 
 def failures() -> str:
-    """Worst masks and missed malignant pictures of the test part, by file name."""
+    """Worst masks and missed malignant images of the testing split, by file name."""
     found = results("evidence/report.json")["testing"]["failures"]
     kinds = {"worst_masks": "mask among the ten worst", "malignant_missed": "malignant, missed"}
-    kinds |= {"false_masks": "mask on a normal picture"}
+    kinds |= {"false_masks": "mask on a normal image"}
     pictures = {}
     for kind, title in kinds.items():
         for picture in found[kind]:
@@ -168,17 +235,16 @@ def failures() -> str:
         [name, "; ".join(titles), p["predicted_class"], f"{p['probability']:.2f}", f"{p['dice']:.2f}"]
         for name, (p, titles) in pictures.items()
     ]
-    return table(["picture", "what went wrong", "class predicted", "its probability", "Dice"], rows)
+    return table(["image", "what went wrong", "class predicted", "its probability", "Dice"], rows)
 
 
 def exports() -> str:
-    """Size of each exported file, its distance from PyTorch, and what it costs in figures on validation."""
+    """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
     found = results("exports/exports.json")
-    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "once", "onnx", "int8")}
+    figures = {name: results(f"exports/validation_{name}.json") for name in ("pytorch", "onnx", "int8")}
     names = ("lesion_dice", "false_mask_rate", "macro_f1", "auroc_macro", "auroc_malignant")
     size = [f"{found['weights_bytes'] / 1e6:.1f} MB", "", ""]
-    pytorch = {"`model.pt`": "pytorch", "`model.pt` without the mirror image": "once"}
-    rows = [[title, *size, *(number(n, figures[run][n]) for n in names)] for title, run in pytorch.items()]
+    rows = [["`model.pt`", *size, *(number(n, figures["pytorch"][n]) for n in names)]]
     for file, evaluation in (("model.ts", None), ("model.onnx", "onnx"), ("model_int8.onnx", "int8")):
         f = found["files"][file]
         cells = [f"{f['bytes'] / 1e6:.1f} MB", f"{f['largest_probability_difference']:.0e}"]
@@ -186,16 +252,19 @@ def exports() -> str:
         measured = [number(n, figures[evaluation][n]) for n in names] if evaluation else [""] * len(names)
         rows.append([f"`{file}`", *cells, *measured])
     head = ["file", "size", "largest difference of a probability", "mask pixels that differ"]
-    return table([*head, *(GOALS[n][0] for n in names)], rows)
+    return table([*head, *(TITLES[n] for n in names)], rows) + _weights_of(found)
+
+
+def _weights_of(found: dict) -> str:
+    """A line below a table whose results are not of the released weights."""
+    return "" if found["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
 
 
 def inference_speed() -> str:
     """Inference from files to files: the bundle and ONNX Runtime against MONAI's plain settings."""
     found = results("benchmark_inference.json")
-    titles = {"plain": "plain", "stock": "plain settings, this network"}
-    for name, title in (("bundle", "this bundle"), ("onnx", "ONNX Runtime"), ("int8", "ONNX Runtime, INT8")):
-        once = "once" if name == "bundle" else f"{name} once"
-        titles |= {name: title, once: f"{title} without the mirror image"}
+    titles = {"plain": "plain", "stock": "plain settings, this network", "bundle": "this bundle"}
+    titles |= {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
     titles |= {f"2 x {name}": f"two processes of {titles[name]}" for name in ("bundle", "onnx", "int8")}
     rows = []
     for name, title in titles.items():
@@ -205,15 +274,15 @@ def inference_speed() -> str:
         rate = found["pictures"] / s["inference_s"]
         latency = f"{1000 * s['latency_s']:.0f} ms" if "latency_s" in s else ""
         rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
-    head = ["setting", "pictures a second", "one picture", "times as fast as plain", "the same for one picture"]
-    return table([*head, "peak memory"], rows)
+    head = ["setting", "images a second", "one image", "times as fast as plain", "the same for one image"]
+    return table([*head, "peak memory"], rows) + _weights_of(found)
 
 
 def folder_sizes() -> str:
     """Inference on folders of several sizes."""
     found = results("benchmark_folders.json")
     rows = [[n, f"{f['pictures_a_second']:.1f}", f"{f['peak_memory_mb']} MB"] for n, f in found.items()]
-    return table(["pictures in the folder", "pictures a second", "peak memory"], rows)
+    return table(["images in the folder", "images a second", "peak memory"], rows)
 
 
 def active_learning() -> str:
@@ -244,14 +313,14 @@ def _ratio(found: dict) -> str:
 
 
 def splits() -> str:
-    """The three splits of BUSI: images, classes, parts."""
+    """The three splits of BUSI: images, classes, sizes."""
     rows = []
     for split in ("clean", "grouped", "random"):
         counts = results(f"splits/{split}.json")["counts"]
         parts = ", ".join(str(sum(counts[part].values())) for part in ("training", "validation", "testing"))
         used = counts["used"]
         rows.append([f"`{split}`", sum(used.values()), " / ".join(map(str, used.values())), parts])
-    return table(["`--split`", "pictures", "normal / benign / malignant", "training, validation, testing"], rows)
+    return table(["`--split`", "images", "normal / benign / malignant", "training, validation, testing"], rows)
 
 
 def training_speed() -> str:
@@ -267,26 +336,30 @@ def training_speed() -> str:
 
 FUNCTIONS = (
     evidence,
+    outside,
+    limits,
     splits,
     training_speed,
     folds,
     subgroups,
     calibration,
+    operating_points,
     stress,
-    recipes,
+    levers,
     postprocessing,
     failures,
     exports,
     inference_speed,
     folder_sizes,
+    faults,
     active_learning,
     simulated_annotation,
 )
-TABLES = {f.__name__: f for f in FUNCTIONS}
+TABLES = {"results": results_table, **{f.__name__: f for f in FUNCTIONS}}
 
 
 def with_metrics(text: str) -> str:
-    """The metadata's text with `eval_metrics` of the test part."""
+    """The metadata's text with `eval_metrics` of the testing split."""
     figures = results("evidence/report.json")["testing"]["figures"]
     lines = ",\n".join(f'        "{name}": {figures[name]["value"]:.3f}' for name in METRICS)
     return re.sub(r'"eval_metrics": {[^}]*}', f'"eval_metrics": {{\n{lines}\n    }}', text)
@@ -308,7 +381,7 @@ def with_tables(text: str) -> str:
 
 
 def update_tables() -> None:
-    """Write the tables of all texts and the figures of the metadata.
+    """Write the tables of all texts and the metrics of the metadata.
 
     Raises:
         FileNotFoundError: a file of results/ is missing.
