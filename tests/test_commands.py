@@ -532,7 +532,7 @@ def test_a_bright_rectangle_comes_back_in_its_place(tmp_path):
         Image.fromarray(grey).save(pictures / f"{height} {width}.png")
     config = ["--config_file", f"['configs/inference.json','{tmp_path / 'bright.json'}']", "--load_pretrain", "False"]
     paths = ["--dataset_dir", pictures, "--output_dir", tmp_path / "masks", "--image_size", "64"]
-    paths += ["--mask_threshold", "0.5", "--smallest_share", "0"]
+    paths += ["--mask_threshold", "0.5", "--smallest_fraction", "0"]
     run(*config, *paths, PYTHONPATH=str(tmp_path))
     for (height, width), (top, left, bottom, right) in boxes.items():
         truth = np.zeros((height, width), bool)

@@ -100,6 +100,22 @@ def test_the_model_card_names_every_figure_of_an_evaluation():
             assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "CONTRIBUTING.md", "bundle/docs/README.md", *(f"docs/{f.name}" for f in ROOT.glob("docs/*.md"))],
+)
+def test_links_and_paths_of_a_text_lead_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for target, _, anchor in re.findall(r"\]\(((?!https?:)[^)#]*)(#([^)]*))?\)", text):
+        file = (ROOT / name).parent / target if target else ROOT / name
+        assert file.exists(), target
+        titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert not anchor or anchor in anchors, f"{target}#{anchor}"
+    for path in re.findall(r"`((?:bundle|scripts|label_app|results|docs|tests)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
 def test_readme_and_model_card_are_short():
     assert len(README.splitlines()) <= 150 and len(CARD.splitlines()) <= 220
 

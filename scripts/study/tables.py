@@ -38,7 +38,6 @@ TITLES = {
 }
 SHORT = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_benign_malignant")
 HOME_AND_AWAY = ("cross_validation", "testing", "bus_bra", *EXTERNAL)
-# Results without a hash of the weights that this version did not measure again
 OLD = "Measured with 0.3.1."
 
 
@@ -252,12 +251,15 @@ def exports() -> str:
         measured = [number(n, figures[evaluation][n]) for n in names] if evaluation else [""] * len(names)
         rows.append([f"`{file}`", *cells, *measured])
     head = ["file", "size", "largest difference of a probability", "mask pixels that differ"]
-    return table([*head, *(TITLES[n] for n in names)], rows) + _weights_of(found)
+    return table([*head, *(TITLES[n] for n in names)], rows) + _weights_of("exports")
 
 
-def _weights_of(found: dict) -> str:
-    """A line below a table whose results are not of the released weights."""
-    return "" if found["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
+def _weights_of(step: str) -> str:
+    """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
+    made_from = results("made_from.json").get(step, {})
+    return "" if made_from.get("weights/model.pt") == sha256(ROOT / "bundle/models/model.pt") else f"
+{OLD}
+"
 
 
 def inference_speed() -> str:
@@ -275,14 +277,14 @@ def inference_speed() -> str:
         latency = f"{1000 * s['latency_s']:.0f} ms" if "latency_s" in s else ""
         rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
     head = ["setting", "images a second", "one image", "times as fast as plain", "the same for one image"]
-    return table([*head, "peak memory"], rows) + _weights_of(found)
+    return table([*head, "peak memory"], rows) + _weights_of("benchmark_inference")
 
 
 def folder_sizes() -> str:
     """Inference on folders of several sizes."""
     found = results("benchmark_folders.json")
     rows = [[n, f"{f['pictures_a_second']:.1f}", f"{f['peak_memory_mb']} MB"] for n, f in found.items()]
-    return table(["images in the folder", "images a second", "peak memory"], rows)
+    return table(["images in the folder", "images a second", "peak memory"], rows) + _weights_of("benchmark_folders")
 
 
 def active_learning() -> str:
@@ -295,6 +297,23 @@ def active_learning() -> str:
         cells = [spread.loc[(labels, order)][name] for _, name, order in columns]
         rows.append([labels, *(f"{c['mean']:.3f} ({c['min']:.3f} to {c['max']:.3f})" for c in cells)])
     return table(["labels", *(f"{title}, {order}" for title, _, order in columns)], rows)
+
+
+def label_session() -> str:
+    """What a simulated session of the annotation server gave."""
+    found = results("label_session.json")
+    titles = {
+        "median_seconds_per_answer": "seconds until a suggestion, median",
+        "lesion_dice_of_first_suggestions": "lesion Dice of the suggestions",
+        "unseen_lesion_dice_before_training": "lesion Dice on the other images, before the training",
+        "unseen_lesion_dice_of_the_new_weights": "lesion Dice on the other images, new weights",
+        "training_seconds": "seconds of training",
+        "score_before": "score on the labels held out, weights that serve",
+        "score_after": "score on the labels held out, new weights",
+    }
+    rows = [[title, f"{found[name]:.3g}"] for name, title in titles.items()]
+    rows.append(["new weights serve", "yes" if found["promoted"] else "no"])
+    return table(["metric", "value"], rows) + _weights_of("label_session")
 
 
 def simulated_annotation() -> str:
@@ -353,6 +372,7 @@ FUNCTIONS = (
     folder_sizes,
     faults,
     active_learning,
+    label_session,
     simulated_annotation,
 )
 TABLES = {"results": results_table, **{f.__name__: f for f in FUNCTIONS}}
