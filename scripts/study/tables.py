@@ -257,9 +257,7 @@ def exports() -> str:
 def _weights_of(step: str) -> str:
     """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
     made_from = results("made_from.json").get(step, {})
-    return "" if made_from.get("weights/model.pt") == sha256(ROOT / "bundle/models/model.pt") else f"
-{OLD}
-"
+    return "" if made_from.get("weights/model.pt") == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
 
 
 def inference_speed() -> str:
