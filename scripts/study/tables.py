@@ -79,7 +79,7 @@ def results_table() -> str:
     for name in (name for name in HOME_AND_AWAY if name in shown):
         found = report[name]["figures"]
         rows.append([shown[name], report[name]["pictures"], *(number(n, _value(found[n])) for n in SHORT)])
-    return table(["", "images", *(TITLES[name] for name in SHORT)], rows)
+    return table(["", "images", *(TITLES[name] for name in SHORT)], rows) + _weights_of_evidence(report)
 
 
 def _value(found: dict | None) -> float | None:
@@ -100,7 +100,13 @@ def _intervals(titles: dict[str, str], shown: dict[str, str]) -> str:
     report = results("evidence/report.json")
     rows = [["images / groups", *(f"{report[e]['pictures']} / {report[e]['groups']}" for e in shown)]]
     rows += [[title, *(interval(n, report[e]["figures"].get(n)) for e in shown)] for n, title in titles.items()]
-    return table(["metric (95 % interval)", *shown.values()], rows)
+    return table(["metric (95 % interval)", *shown.values()], rows) + _weights_of_evidence(report)
+
+
+def _weights_of_evidence(report: dict) -> str:
+    """A line below a table of a report on other weights than the released ones."""
+    (source,) = report["testing"]["source"]
+    return "" if source["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
 
 
 def folds() -> str:
