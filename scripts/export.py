@@ -4,7 +4,7 @@
 
 Out: `model.ts` and `model.onnx` through MONAI's exporters, `model_int8.onnx` quantised by ONNX Runtime on training
 pictures, and `exports.json`: size of each file and its largest difference from PyTorch on validation pictures. The
-batch size of the ONNX files is free.
+batch size of the ONNX files is free, and so are height and width in multiples of 32, which inference pads to.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from scripts.networks import OnnxNetwork
 FILES = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
 NAMES = ["pred", "class_logits"]
 QUANTISATION_PICTURES = 100
+TRACED = [1, 1, 256, 320]  # any shape that inference may pad to; batch, width and height are free in the file
 
 
 def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Path = Path("dist/exports")) -> dict:
@@ -46,14 +47,14 @@ def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Pa
     if not (dataset / "datalist.json").is_file():
         raise FileNotFoundError(f"{dataset / 'datalist.json'}: missing; prepare the folder first")
     parser = load_network(ckpt_dir, device="cpu")
-    size = [1, 1, *[parser["image_size"]] * 2]
-    common = {"net_id": "network_def", "ckpt_file": str(weights), **FILES}
+    common = {"net_id": "network_def", "ckpt_file": str(weights), "ckpt_dir": str(ckpt_dir), **FILES}
     write_whole(output / "model.ts", lambda p: ckpt_export(filepath=p, **common))
-    free = {name: {0: "batch"} for name in ("image", *NAMES)}
+    shape = {0: "batch", 2: "width", 3: "height"}  # MONAI loads a PNG as (W, H)
+    free = {"image": shape, "pred": shape, "class_logits": {0: "batch"}}
     kwargs = {"input_names": ["image"], "output_names": NAMES, "dynamic_axes": free}
     write_whole(
         output / "model.onnx",
-        lambda p: onnx_export(filepath=p, use_trace=True, input_shape=size, converter_kwargs=kwargs, **common),
+        lambda p: onnx_export(filepath=p, use_trace=True, input_shape=TRACED, converter_kwargs=kwargs, **common),
     )
     training, validation = (_pictures(parser, dataset, part) for part in ("training", "validation"))
     few = evenly_spaced(training, QUANTISATION_PICTURES)

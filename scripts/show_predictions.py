@@ -34,7 +34,8 @@ from scripts.transforms import open_image, to_grey, to_mask
 
 FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
 WORST = 12  # masks in the gallery
-ERRORS = ("wrong class", "missed malignant", "missed lesion", "false mask", "unsure")
+ERRORS = ("wrong class", "missed malignant", "missed lesion", "false mask")
+DOUBTS = ("unsure", "disagreement")
 STRIP = 44  # height of the text below a drawing of up to 500 pixels' width, in pixels; it grows with wider ones
 
 
@@ -122,8 +123,9 @@ def read_rows(predictions: Path, ckpt_dir: Path, datalist: Path | None) -> tuple
 
     Returns:
         list of dicts with `filename`, `class`, `true_class` (empty: unknown), `probabilities` by class, `suspicious`
-        and `unsure` (yes, no, or empty where no limit is stored), and, from an evaluation, `dice`; and the limits that
-        stand behind both, `malignancy_threshold` and `unsure_below`, where they are known.
+        and `unsure` (yes, no, or empty where no limit is stored), `disagreement` of mask and class (empty: none, or an
+        evaluation), and, from an evaluation, `dice`; and the limits that stand behind `suspicious` and `unsure`,
+        `malignancy_threshold` and `unsure_below`, where they are known.
     """
     table, evaluation = predictions / "predictions.csv", predictions / "pictures.csv"
     if not table.is_file() and not evaluation.is_file():
@@ -150,7 +152,7 @@ def _row(found: dict[str, str], true: dict[str, str], limits: dict[str, float | 
     row = {"filename": found["filename"], "class": found.get("class") or found["predicted_class"]}
     row["probabilities"] = {k[2:]: float(v) for k, v in found.items() if k.startswith("p_")}
     row["true_class"] = found.get("true_class") or true.get(found["filename"], "")
-    row |= {name: found.get(name) or "" for name in ("suspicious", "unsure")}
+    row |= {name: found.get(name) or "" for name in ("suspicious", "unsure", "disagreement")}
     if "dice" in found:
         row |= {"dice": float(found["dice"]), "true_area_px": float(found["true_area_px"])}
     if limits.get("malignancy_threshold") is not None and "malignant" in row["probabilities"]:
@@ -229,12 +231,14 @@ def page_values(rows: list[dict], left_out: list[str], scores: dict | None) -> d
     """
     for row in rows:
         row["others"] = ", ".join(f"{n} {p:.2f}" for n, p in row["probabilities"].items() if n != row["class"])
-        row["kinds"] = ",".join([*row["errors"], *["unsure"] * (row["unsure"] == "yes")]) or "none"
+        doubts = [name for name in DOUBTS if row[name] not in ("", "no")]
+        row["kinds"] = ",".join([*row["errors"], *doubts]) or "none"
         row["cells"] = {
             "Picture": row["filename"],
             "Class": row["class"],
             "Probability": f"{max(row['probabilities'].values()):.6f}",
             "Suspicious": row["suspicious"],
+            "Disagreement": row["disagreement"],
             "True class": row["true_class"],
             "Dice": f"{row['dice']:.3f}" if "dice" in row else "",
             "Mask (%)": f"{100 * row['predicted_area_px'] / row['picture_px']:.1f}",
@@ -259,9 +263,13 @@ def page_values(rows: list[dict], left_out: list[str], scores: dict | None) -> d
     if left_out:
         sections["Not shown"] = {"lines": left_out}
     names = list(rows[0]["probabilities"]) if rows else []
-    filters = [("class", "Class", names), ("true", "True class", names), ("error", "Errors", ("none", *ERRORS))]
+    filters = [
+        ("class", "Class", names),
+        ("true", "True class", names),
+        ("error", "Errors", ("none", *ERRORS, *DOUBTS)),
+    ]
     if not any(r["true_class"] or "dice" in r for r in rows):
-        filters = [filters[0], ("error", "Doubt", ("none", "unsure"))]
+        filters = [filters[0], ("error", "Doubt", ("none", *DOUBTS))]
     titles = list(rows[0]["cells"]) if rows else []
     return {
         "title": "Predictions",

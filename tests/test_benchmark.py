@@ -53,7 +53,7 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     assert found["model.onnx"]["differing_mask_pixels"] < 1e-4
     assert found["model_int8.onnx"]["bytes"] < 3e6 < found["model.onnx"]["bytes"] < 10e6
     inputs = onnx.load(exports / "model.onnx").graph.input[0].type.tensor_type.shape.dim
-    assert inputs[0].dim_param and [d.dim_value for d in inputs[1:]] == [1, 256, 256]  # a free batch size
+    assert [d.dim_param for d in inputs] == ["batch", "", "width", "height"] and inputs[1].dim_value == 1
 
     output = tmp_path / "inference.json"
     benchmark.benchmark(prepared, exports=exports, ckpt_dir=models, output=output, pictures=5, rounds=1)

@@ -74,7 +74,7 @@ def test_thin_bright_marks_are_erased_and_bright_tissue_stays():
 @pytest.mark.slow
 def test_every_condition_is_evaluated_once_and_the_pictures_go_again(tiny_prepared, tmp_path):
     torch.manual_seed(0)
-    network = BasicUNetClassifier(features=(4, 4, 8, 8, 16, 4), norm="batch", standardize=True)
+    network = BasicUNetClassifier(features=(4, 4, 8, 8, 16, 4), norm=("instance", {"affine": True}))
     torch.save(network.state_dict(), tmp_path / "model.pt")
     conditions = list(robustness.CONDITIONS)
     output = tmp_path / "stress"

@@ -214,7 +214,8 @@ def test_maps_lie_on_the_picture_as_it_stands(weights, tmp_path):
     for heat in (explainer.grad_cam(tmp_path / "a.png", "benign"), explainer.lesion_probability(tmp_path / "a.png")):
         assert heat.shape == picture.shape
         assert bright[np.unravel_index(heat.argmax(), heat.shape)]
-        assert heat[bright].mean() > 1.3 * heat[~bright].mean()
+        found = heat > heat.max() / 2
+        assert (found & bright).sum() / (found | bright).sum() > 0.7  # what was padded is cut off again
 
 
 def test_the_score_of_a_map_is_that_of_its_definition():

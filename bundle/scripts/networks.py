@@ -130,7 +130,7 @@ class OnnxNetwork(nn.Module):
         self.names = [output.name for output in self.session.get_outputs()]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits by name for float pictures (B, 1, image_size, image_size) in [0, 1]."""
+        """Logits by name for float images (B, 1, M, N) of mean 0 and deviation 1, both sides multiples of 32."""
         answers = self.session.run(self.names, {"image": np.ascontiguousarray(x.numpy())})
         return {name: torch.from_numpy(answer) for name, answer in zip(self.names, answers)}
 

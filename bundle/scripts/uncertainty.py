@@ -19,7 +19,7 @@ def picture_uncertainty(network: nn.Module, pictures: torch.Tensor) -> torch.Ten
 
     Args:
         network: gives ``pred`` (B, 2, M, N) and ``class_logits`` (B, K) as in ``scripts.networks``; in evaluation mode.
-        pictures: (B, 1, W, H), as MONAI loads them, in [0, 1].
+        pictures: (B, 1, W, H), as inference.json's preprocessing leaves them.
 
     Returns:
         one value in [0, 1] a picture, shape (B,), float32 on the CPU.

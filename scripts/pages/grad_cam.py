@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from command_line import load_network
+from monai.data import MetaTensor
+from monai.transforms import Invertd
 from monai.visualize import GradCAM
 from torch import nn
 
@@ -44,29 +45,32 @@ class Explainer:
         self.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network")
         self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
         self.inferer = parser.get_parsed_content("inferer")
         self.class_names = parser.get_parsed_content("class_names")
         # MONAI's own scaling turns the map over, and scaled per picture it has no zero any more. In training mode it
         # would switch the network back to training after each map.
         self.cam = GradCAM(ClassScores(self.network).eval(), f"network.{LAYER}", postprocessing=lambda x: x)
 
-    def _load(self, path: Path) -> tuple[torch.Tensor, tuple[int, int]]:
-        picture = self.preprocessing({"image": str(path)})["image"]
-        width, height = (int(side) for side in picture.meta["spatial_shape"])  # MONAI loads a PNG as (W, H)
-        return picture.as_tensor()[None].to(self.device), (width, height)
+    def _load(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        """An image as the preprocessing leaves it, (1, W, H) with its history, and the network's batch of it."""
+        image = self.preprocessing({"image": str(path)})["image"]
+        return image, image.as_tensor()[None].to(self.device)
+
+    def _restore(self, found: torch.Tensor, image: torch.Tensor) -> np.ndarray:
+        """A map (1, W, H) of the preprocessed image as (height, width) of the file, without what was padded."""
+        return self.restore({"image": image, "pred": MetaTensor(found.detach())})["pred"][0].cpu().numpy().T
 
     def grad_cam(self, path: Path, class_name: str) -> np.ndarray:
-        """Grad-CAM of a class (Selvaraju et al., ICCV 2017), float32 (height, width) of the picture, 0 or more."""
-        picture, size = self._load(path)
-        found = self.cam(picture, class_idx=self.class_names.index(class_name))[0, 0].detach().cpu().numpy()
-        return cv2.resize(found.T, size)
+        """Grad-CAM of a class (Selvaraju et al., ICCV 2017), float32 (height, width) of the image, 0 or more."""
+        image, batch = self._load(path)
+        return self._restore(self.cam(batch, class_idx=self.class_names.index(class_name))[0], image)
 
     @torch.no_grad()
     def lesion_probability(self, path: Path) -> np.ndarray:
         """Probability of a lesion at each pixel, float32 (height, width) in [0, 1], as the inference thresholds it."""
-        picture, size = self._load(path)
-        found = self.inferer(picture, self.network)["pred"].softmax(1)[0, 1].cpu().numpy()
-        return cv2.resize(found.T, size)
+        image, batch = self._load(path)
+        return self._restore(self.inferer(batch, self.network)["pred"].softmax(1)[0, 1:], image)
 
 
 def score(heat: np.ndarray, mask: np.ndarray) -> dict[str, float]:
