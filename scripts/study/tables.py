@@ -106,7 +106,8 @@ def _intervals(titles: dict[str, str], shown: dict[str, str]) -> str:
 def _weights_of_evidence(report: dict) -> str:
     """A line below a table of a report on other weights than the released ones."""
     (source,) = report["testing"]["source"]
-    return "" if source["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
+    released = source["weights_sha256"] == sha256(ROOT / "bundle/models/model.pt")
+    return "" if released else "\nNot of the released weights: run scripts/reproduce.py.\n"
 
 
 def folds() -> str:
