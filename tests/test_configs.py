@@ -107,8 +107,8 @@ def test_pictures_are_prepared_alike_everywhere():
 
     config = load("train")
     validation = [*config["train"]["deterministic_transforms"], "@standardize", "@pad"]
-    training = [s for s in steps(config, validation) if s["_target_"] != "ScaleIntensityRanged"]
-    assert len(training) == 6 and config["train"]["cached_side"] == "@image_size"
+    training = steps(config, validation)
+    assert len(training) == 7 and config["train"]["cached_side"] == "@image_size"
     for step in training:
         if step.get("side") == "@train#cached_side":
             step["side"] = "@image_size"
