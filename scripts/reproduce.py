@@ -208,7 +208,8 @@ def evidence(places: Places) -> None:
     folders["cross_validation"] = places.runs / "cross_validation"
     lists = [places.runs / "clean/datalist.json", places.runs / "bus_bra/datalist.json"]
     lists += [places.runs / name / "datalist.json" for name in EXTERNAL]
-    report(folders, RESULTS / "evidence", lists, places.runs / "stress")
+    stress = places.runs / "stress"
+    report(folders, RESULTS / "evidence", lists, stress if stress.is_dir() else None)
 
 
 def postprocessing(places: Places) -> None:
@@ -364,7 +365,7 @@ def _steps() -> Iterable[Step]:
     made = ("runs/stress/marks_erased/metrics.json",)
     yield Step("robustness", "altered images", 15, robustness, made, WEIGHTS, ("busi_clean",))
     tables_of = tuple(_evaluations(name)[0] for name in EVALUATIONS)
-    needs = ("robustness", "cross_validation", "bus_bra", *(f"prepare_{name}" for name in EXTERNAL))
+    needs = ("cross_validation", "bus_bra", *(f"prepare_{name}" for name in EXTERNAL))
     yield Step(
         "evidence",
         "intervals, subgroups, charts",

@@ -153,7 +153,9 @@ def limits() -> str:
 def stress() -> str:
     """The testing split under alterations."""
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
-    found = results("evidence/report.json")["stress"]
+    found = results("evidence/report.json").get("stress")
+    if not found:
+        return "Not measured with these weights; the steps `robustness`, `evidence` and `tables` do."
     order = sorted(found, key=lambda c: (c != "unaltered", not c[-1].isdigit(), c.rstrip("0123456789."), _strength(c)))
     rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in names)] for c in order]
     return table(["condition", *(TITLES[name] for name in names)], rows)
