@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from command_line import ROOT, run_bundle
+from command_line import run_bundle
 from PIL import Image
 
+from lib.box import Box, ellipse, fuse, surroundings
 from scripts.files import write_csv
 from scripts.transforms import open_image, to_grey
-
-sys.path.insert(0, str(ROOT / "label_app"))
-
-from lib.box import Box, ellipse, fuse, surroundings  # noqa: E402
 
 BOX_ERRORS = (0.0, 0.05, 0.1)  # standard deviation, as a fraction of the box's width and height
 THRESHOLDS = np.arange(1, 20) / 20  # of the slider
