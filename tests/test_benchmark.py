@@ -48,7 +48,7 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     done = subprocess.run([*command, "--output_dir", str(exports)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((exports / "exports.json").read_text())["files"]
-    assert found["model.ts"]["largest_probability_difference"] < 1e-6
+    assert found["model.ts"]["largest_probability_difference"] < 1e-5
     assert found["model.onnx"]["largest_probability_difference"] < 1e-4
     assert found["model.onnx"]["differing_mask_pixels"] < 1e-4
     assert found["model_int8.onnx"]["bytes"] < 3e6 < found["model.onnx"]["bytes"] < 10e6

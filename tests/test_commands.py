@@ -141,7 +141,7 @@ def trained(data, tmp_path_factory):
 def evaluated(data, trained, tmp_path_factory):
     """The trained network's evaluation of both parts: one inside bundle/, one from the repository's root."""
     folder = tmp_path_factory.mktemp("evaluated") / "an evaluation"
-    options = [*SMALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir"]
+    options = [*SMALL, *KEEP_ALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir"]
     run("run", *EVALUATE_CONFIG, *options, folder / "validation", "--part", "validation")
     configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
     root = ["--config_file", configs, "--bundle_root", "bundle"]

@@ -70,8 +70,8 @@ def test_labels_of_0_and_1_give_the_training_and_the_evaluation_of_0_and_255(tin
 @pytest.mark.parametrize(
     "configs, change, message",
     [
-        (TRAIN, lambda mask: mask[::2, ::2], "pixels, its image"),
-        (EVALUATE, lambda mask: mask[:1, :1], "1 x 1 pixels, its image"),
+        (TRAIN, lambda mask: mask[::2, ::2], ", its image"),
+        (EVALUATE, lambda mask: mask[:1, :1], "1 x 1, its image"),
         (EVALUATE, lambda mask: np.where(mask > 0, mask, np.uint8(1)), "several greys"),
     ],
     ids=["half in training", "1x1 in evaluation", "mixed in evaluation"],
