@@ -1,6 +1,6 @@
 """Run the whole way once, small: data, conversion, training, evaluation, prediction, drawings.
 
-    python scripts/demo.py [--source DIR] [--output_dir runs/demo] [--epochs 15] [--image_size 128]
+    python scripts/demo.py [--source DIR] [--output_dir runs/demo] [--epochs 40] [--image_size 128]
 
 Without --source it makes phantoms (scripts/make_phantoms.py); with it, it takes a folder in BUSI's layout. Each step is
 a command that can be run alone; it is printed before it runs.
@@ -19,7 +19,7 @@ from command_line import run, run_bundle, run_command
 
 
 def demo(
-    source: Path | None = None, output_dir: Path = Path("runs/demo"), epochs: int = 15, image_size: int = 128
+    source: Path | None = None, output_dir: Path = Path("runs/demo"), epochs: int = 40, image_size: int = 128
 ) -> None:
     """Go from pictures to predictions and say where everything lies.
 

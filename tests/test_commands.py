@@ -662,7 +662,7 @@ def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd,
         file.write("cut off in the mid")
 
     log = run("--config_file", str(configs), *options, "--resume", "True", launcher=torchrun())
-    assert "pictures are done" in log
+    assert "images are done" in log
     whole = {row["filename"]: row for row in read_csv(odd.masks / "predictions.csv")}
     rows = read_csv(tmp_path / "masks" / "predictions.csv")
     assert [row["filename"] for row in rows] == sorted(odd.good)
@@ -778,7 +778,8 @@ def test_monai_label_gets_the_mask_and_the_class_of_the_inference_command(label_
         assert "prediction" not in result  # CVAT would drop the outline
         assert result["class"] == row["class"]
         scores = {f"p_{entry['label']}": entry["score"] for entry in result["classification"]}
-        assert scores == pytest.approx({column: float(row[column]) for column in COLUMNS[2:5]}, abs=2e-6)
+        # In batches and alone, bfloat16 sums in another order.
+        assert scores == pytest.approx({column: float(row[column]) for column in COLUMNS[2:5]}, abs=2e-3)
 
 
 @pytest.mark.parametrize("pretrained", [False, True], ids=["from nothing", "from weights"])
