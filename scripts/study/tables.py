@@ -323,10 +323,14 @@ def label_session() -> str:
     return table(["metric", "value"], rows) + _weights_of("label_session")
 
 
+def percent(value: float) -> str:
+    """A fraction as a percentage; empty where there is none."""
+    return "" if pandas.isna(value) else f"{100 * value:.0f} %"
+
+
 def simulated_annotation() -> str:
     """What the tools of the annotation page are worth to a reader who knows the true masks."""
     found = pandas.read_csv(ROOT / "results/simulated_annotation.csv")
-    percent = lambda value: "" if pandas.isna(value) else f"{100 * value:.0f} %"  # noqa: E731
     rows = [
         [r.tool, percent(r.box_error), f"{r.dice:.3f}", percent(r.dice_from_0_9), percent(r.dice_below_0_5)]
         for r in found.itertuples()
