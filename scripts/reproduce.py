@@ -222,19 +222,12 @@ def postprocessing(places: Places) -> None:
 
 def operating_points(places: Places) -> None:
     """Lesions missed against normals with a false mask, at home and at a hospital that the weights have not seen."""
-    from study.postprocessing import operating_points
+    from study.postprocessing import fold_options, operating_points
 
-    folds, clean = places.runs / "folds", {"dataset_dir": str(places.runs / "clean")}
-    home = [
-        {
-            "dataset_dir": str(folds),
-            "datalist": str(folds / f"datalist_fold_{number}.json"),
-            "ckpt_dir": str(places.runs / f"cross_validation/fold_{number}"),
-        }
-        for number in range(5)
-    ]
-    away = [{**clean, "ckpt_dir": str(places.runs / "models_only_bus_bra"), "part": EVERYTHING["train_split"]}]
-    operating_points({"cross_validation": home, "busi_unseen": away}, RESULTS / "operating_points.csv")
+    home = fold_options(places.runs / "folds", places.runs / "cross_validation")
+    away = {"dataset_dir": str(places.runs / "clean"), "ckpt_dir": str(places.runs / "models_only_bus_bra")}
+    away["part"] = EVERYTHING["train_split"]
+    operating_points({"cross_validation": home, "busi_unseen": [away]}, RESULTS / "operating_points.csv")
 
 
 def active_learning(places: Places) -> None:

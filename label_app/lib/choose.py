@@ -18,7 +18,7 @@ from PIL import Image
 from scripts.files import sha256, write_json
 from scripts.uncertainty import picture_uncertainty
 
-from .datastore import PictureDatastore
+from .datastore import PictureDatastore, Unlabelled
 from .errors import RequestError
 from .infer import PictureInfer
 from .labels import contradicts
@@ -50,7 +50,8 @@ class Readable(Strategy):
         """Return ``{"id": ...}`` of a picture without label, or None where there is none."""
         left_out: dict[str, str] = {}
         while True:
-            answer = self.strategy(request, _Without(datastore, left_out))
+            readable = [name for name in datastore.get_unlabeled_images() if name not in left_out]
+            answer = self.strategy(request, Unlabelled(datastore, readable))
             if not answer:
                 if left_out:
                     names = "; ".join(left_out.values())
@@ -62,20 +63,6 @@ class Readable(Strategy):
                 left_out[answer["id"]] = named_problem(answer["id"], error)
                 continue
             return ({"left_out": list(left_out.values())} if left_out else {}) | answer
-
-
-class _Without:
-    """A datastore without some pictures."""
-
-    def __init__(self, datastore: PictureDatastore, names: dict[str, str]) -> None:
-        self._datastore = datastore
-        self._names = names
-
-    def __getattr__(self, name: str):
-        return getattr(self._datastore, name)
-
-    def get_unlabeled_images(self, label_tag=None, labels=None) -> list[str]:
-        return [name for name in self._datastore.get_unlabeled_images() if name not in self._names]
 
 
 class Scores(Strategy, ScoringMethod):

@@ -28,6 +28,7 @@ from scripts.transforms import open_image, to_grey
 
 from . import readers
 from .box import fuse, surroundings
+from .datastore import Unlabelled
 from .endpoints import ONE_AT_A_TIME
 from .errors import RequestError
 from .export import export
@@ -141,7 +142,8 @@ def following(request: dict) -> dict:
     repeated = readers.to_repeat(store, reader, option("repeated"), skip)
     if repeated:
         return {"image": repeated, "again": True, **progress(reader)}
-    answer = app._strategies[order]({"strategy": order}, readers.Unlabelled(store, done | skip)) or {"id": None}
+    unlabelled = [name for name in store.list_images() if name not in done | skip]
+    answer = app._strategies[order]({"strategy": order}, Unlabelled(store, unlabelled)) or {"id": None}
     return {"image": answer["id"], "again": False, "left_out": answer.get("left_out", []), **progress(reader)}
 
 

@@ -63,20 +63,6 @@ def names(datastore: PictureDatastore) -> list[str]:
     return sorted(tag for tag in found if tag.startswith((PREFIX, AGAIN)))
 
 
-class Unlabelled:
-    """A datastore as the strategies see it, without what a reader has labelled."""
-
-    def __init__(self, datastore: PictureDatastore, done: set[str]) -> None:
-        self._datastore = datastore
-        self._done = done
-
-    def __getattr__(self, name: str):
-        return getattr(self._datastore, name)
-
-    def get_unlabeled_images(self, label_tag=None, labels=None) -> list[str]:
-        return [name for name in self._datastore.list_images() if name not in self._done]
-
-
 def to_repeat(datastore: PictureDatastore, reader: str, fraction: float, skip: set[str]) -> str | None:
     """An image that a reader should label for the second time now, if any; a fraction of all gets its turn."""
     first, again = labels(datastore, tag(reader)), labels(datastore, tag(reader, True))

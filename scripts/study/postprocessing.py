@@ -53,16 +53,9 @@ def choose_postprocessing(
         raise FileNotFoundError(f"{datalist}: missing; give the one that the released weights were trained with")
     parts = json.loads(datalist.read_text(encoding="utf-8"))
     left_out = {Path(item["image"]).name for item in parts["testing"]}
-    folders = sorted(cross_validation.resolve().glob("fold_*"))
-    if not folders:
-        raise ValueError(f"{cross_validation}: no fold_0; run scripts/cross_validate.py first")
-    for folder in folders:
-        if not (folder / "model.pt").is_file():
-            raise FileNotFoundError(f"{folder / 'model.pt'}: missing; let scripts/cross_validate.py finish")
-    scores = [{} for _ in folders]
-    for number, folder in enumerate(folders):
-        paths = {"dataset_dir": str(dataset_dir.resolve()), "ckpt_dir": str(folder)}
-        paths["datalist"] = f"{paths['dataset_dir']}/datalist_fold_{number}.json"
+    folds = fold_options(dataset_dir, cross_validation)
+    scores = [{} for _ in folds]
+    for number, paths in enumerate(folds):
         for picture in tqdm(_predict({**paths, **options}), desc=f"fold {number}, combinations"):
             if Path(picture["image"].meta["filename_or_obj"]).name not in left_out:
                 for setting, score in _try_all(picture):
@@ -74,6 +67,26 @@ def choose_postprocessing(
     print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
 
 
+def fold_options(dataset_dir: Path, cross_validation: Path) -> list[dict[str, str]]:
+    """Options of the bundle's evaluation of each fold, by the network that has not seen it.
+
+    Raises:
+        ValueError: there is no fold.
+        FileNotFoundError: a fold has no weights.
+    """
+    folders = sorted(cross_validation.resolve().glob("fold_*"))
+    if not folders:
+        raise ValueError(f"{cross_validation}: no fold_0; run scripts/cross_validate.py first")
+    for folder in folders:
+        if not (folder / "model.pt").is_file():
+            raise FileNotFoundError(f"{folder / 'model.pt'}: missing; let scripts/cross_validate.py finish")
+    data = str(dataset_dir.resolve())
+    return [
+        {"dataset_dir": data, "ckpt_dir": str(folder), "datalist": f"{data}/datalist_fold_{number}.json"}
+        for number, folder in enumerate(folders)
+    ]
+
+
 def operating_points(evaluations: dict[str, list[dict]], output: Path) -> None:
     """Write metrics of the mask for each `part_threshold` of ``CURVE``, the bundle's other options as they are.
 
@@ -81,14 +94,14 @@ def operating_points(evaluations: dict[str, list[dict]], output: Path) -> None:
         evaluations: by name, the options of the bundle's evaluations that are joined.
         output: CSV file to write.
     """
+    bundle = parse_bundle(["train", "evaluate"])
+    settings = [(bundle["mask_threshold"], bundle["smallest_fraction"], part) for part in CURVE]
     rows = []
     for name, runs in evaluations.items():
         scores = defaultdict(list)
         for options in runs:
-            settings = parse_bundle(["train", "evaluate"])
-            fixed = (settings["mask_threshold"], settings["smallest_fraction"])
             for image in _predict(options):
-                for setting, score in _try_all(image, [(*fixed, part) for part in CURVE]):
+                for setting, score in _try_all(image, settings):
                     scores[setting].append(score)
         rows += [{"evaluation": name, **_row(setting, scores[setting])} for setting in scores]
     write_csv(output, rows, list(rows[0]))
