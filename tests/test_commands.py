@@ -630,7 +630,7 @@ def test_two_processes_train_one_network(data, trained, tmp_path):
 
 def test_two_processes_evaluate_to_the_same_figures_as_one(data, trained, evaluated, tmp_path):
     configs = [f"configs/{name}.json" for name in ("train", "evaluate", "multi_gpu_evaluate")]
-    options = [*SMALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir", tmp_path]
+    options = [*SMALL, *KEEP_ALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir", tmp_path]
     run("evaluating", "--config_file", str(configs), *options, launcher=torchrun())
     assert len(read_csv(tmp_path / "pictures.csv")) % 2 == 1
     for name in ("metrics.json", "pictures.csv"):
