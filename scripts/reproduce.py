@@ -185,6 +185,14 @@ def evaluate(name: str, places: Places) -> None:
     run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output, overwrite=True)
 
 
+def levers(places: Places) -> None:
+    """Short trainings on BUSI, each with one thing of the recipe changed."""
+    from study.levers import measure_levers
+
+    folders = (places.runs / "clean", places.runs / "bus_bra", places.runs / "levers")
+    measure_levers(*folders, RESULTS / "search/levers.csv")
+
+
 def fine_tuning(places: Places) -> None:
     """Fine-tune the released weights on a few images of the external set, against training from nothing."""
     from study.fine_tuning import fine_tuning
@@ -353,6 +361,8 @@ def _steps() -> Iterable[Step]:
     yield Step("postprocessing", "threshold, parts that are kept", 10, postprocessing, made, joined, needs)
     made = ("results/active_learning.csv",)
     yield Step("active_learning", "order of labels", 120, active_learning, made, (), ("busi_clean",))
+    made, needs = ("results/search/levers.csv",), ("busi_clean", "bus_bra")
+    yield Step("levers", "short trainings with one thing changed", 120, levers, made, (), needs)
     made, needs = ("results/fine_tuning.csv",), ("prepare_external",)
     yield Step("fine_tuning", "a few images of another site", 120, fine_tuning, made, WEIGHTS[:1], needs)
     made = ("runs/stress/marks_erased/metrics.json",)

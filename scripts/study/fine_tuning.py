@@ -25,7 +25,7 @@ def fine_tuning(
     output: Path,
     numbers: Sequence[int] = (20, 50, 100),
     draws: int = 5,
-    steps: int = 200,
+    steps: int = 150,
     **options: object,
 ) -> None:
     """Train on some images of a set, from the released weights and from nothing, and test on its others.
