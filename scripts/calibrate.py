@@ -25,6 +25,7 @@ import numpy as np
 from command_line import run
 
 from scripts import calibration
+from scripts.data import read_datalist
 from scripts.files import NOTICE, read_csv, write_json
 
 
@@ -147,7 +148,7 @@ def _seen(found: Found, datalist: Path) -> tuple[list[str], np.ndarray, np.ndarr
     """Of an evaluation, what the datalist has in its training and validation parts."""
     if not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; give --datalist the one that the weights were trained with")
-    parts = json.loads(datalist.read_text(encoding="utf-8"))
+    parts = read_datalist(datalist)
     seen = {Path(item["image"]).name for part in ("training", "validation") for item in parts[part]}
     names, raw, classes, files = found
     chosen = np.array([file in seen for file in files])

@@ -24,6 +24,7 @@ from pages.style import TRUE_COLOUR
 from PIL import Image
 from tqdm import tqdm
 
+from scripts.data import read_datalist
 from scripts.files import write_whole
 from scripts.transforms import open_image, to_grey, to_mask
 
@@ -79,7 +80,7 @@ def read_lists(prepared: Path) -> tuple[list[dict], list[str], dict]:
     file = prepared / "datalist.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: missing; name a prepared folder")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_datalist(file)
     parts = {k: v for k, v in content.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     summary = prepared / "summary.json"
     names = style.class_names(content)

@@ -9,7 +9,6 @@ batch size of the ONNX files is free, and so are height and width in multiples o
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from command_line import BUNDLE, CONFIGS, load_network, run
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
 from tqdm import tqdm
 
+from scripts.data import read_datalist
 from scripts.files import NOTICE, sha256, write_json, write_whole
 from scripts.networks import OnnxNetwork
 
@@ -87,7 +87,7 @@ def evenly_spaced(items: list, count: int) -> list:
 
 def _pictures(parser: ConfigParser, dataset: Path, part: str) -> list[torch.Tensor]:
     """Pictures of a part as the network takes them, float32 (1, 1, M, N)."""
-    items = json.loads((dataset / "datalist.json").read_text(encoding="utf-8"))[part]
+    items = read_datalist(dataset / "datalist.json")[part]
     prepare = parser.get_parsed_content("preprocessing")
     files = [str(dataset / item["image"]) for item in items]
     return [prepare({"image": file})["image"].as_tensor()[None] for file in tqdm(files, desc=part)]

@@ -277,8 +277,11 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
 
 
 def name_outputs(pictures: list[Picture]) -> None:
-    """Give each picture a name of its own in the flat output; upper and lower case count as equal."""
-    stems = [Path(picture.file).stem for picture in pictures]
+    """Give each picture a name of its own in the flat output; upper and lower case count as equal.
+
+    A backslash, which a name may hold on Linux, would part folders on Windows.
+    """
+    stems = [Path(picture.file).stem.replace("\\", "_") for picture in pictures]
     times, taken = Counter(stem.casefold() for stem in stems), set()
     for picture, stem in zip(pictures, stems):
         named = f"{picture.class_name}_{stem}"

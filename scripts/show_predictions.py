@@ -28,6 +28,7 @@ from pages.grad_cam import LAYER, Explainer, score
 from pages.style import NOTICE, OTHER_COLOUR, TRUE_COLOUR, bgr, class_colours, class_names, write_page
 from tqdm import tqdm
 
+from scripts.data import read_datalist
 from scripts.files import output_stem, read_csv, write_csv, write_json
 from scripts.metrics import MISSED_BELOW, Images, overlap
 from scripts.transforms import open_image, to_grey, to_mask
@@ -191,7 +192,7 @@ def _limits_of(rows: list[dict], ckpt_dir: Path) -> dict[str, float | None]:
 
 
 def _true_classes(datalist: Path) -> dict[str, str]:
-    content = json.loads(datalist.read_text(encoding="utf-8"))
+    content = read_datalist(datalist)
     names = class_names(content)
     items = [item for part in content.values() if isinstance(part, list) for item in part if isinstance(item, dict)]
     return {Path(item["image"]).name: names[item["class"]] for item in items if item.get("class", -1) >= 0}

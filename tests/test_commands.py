@@ -571,6 +571,16 @@ def test_folders_are_searched_on_request_and_each_image_gets_its_mask_in_the_sam
     assert [f.name for f in (tmp_path / "one").glob("*.png")] == ["x_seg.png"]
 
 
+def test_a_datalist_that_was_written_on_windows_is_read_here(data, trained, evaluated, tmp_path):
+    items = read_json(data / "datalist.json")["testing"]
+    items = [item | {key: item[key].replace("/", "\\") for key in ("image", "label")} for item in items]
+    assert items[0]["image"] == "images\\testing normal (1).png"
+    (tmp_path / "windows.json").write_text(json.dumps({"testing": items}))
+    options = [*SMALL, *KEEP_ALL, "--dataset_dir", data, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "out"]
+    run("evaluating", *EVALUATE_CONFIG, *options, "--datalist", tmp_path / "windows.json")
+    assert read_csv(tmp_path / "out" / "pictures.csv") == read_csv(evaluated / "testing" / "pictures.csv")
+
+
 def test_an_evaluation_tells_files_of_one_name_apart_and_replaces_another_with_a_word_only(data, trained, tmp_path):
     datalist = read_json(data / "datalist.json")
     for item, folder in zip(datalist["testing"][-2:], "ab"):

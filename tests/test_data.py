@@ -22,6 +22,7 @@ from scripts.data import (
     load_datalist,
     prepare_batch,
     read_class_names,
+    read_datalist,
     sampling_weights,
 )
 from scripts.transforms import LoadGreyd
@@ -144,6 +145,16 @@ def test_the_files_of_several_sets_lie_beside_their_datalists(tmp_path):
     (alone,) = load_datalist(two, "training", str(tmp_path / "moved"), NAMES)
     assert alone["label"] == str(tmp_path / "moved" / "labels" / "0.png")
     assert len(load_datalist({one: 1, two: 3}, "training+validation", "", NAMES)) == 5
+
+
+def test_paths_with_backslashes_are_read_as_folders_and_nothing_else_changes(tmp_path):
+    written = {"name": "a\\b", "training": [{"image": "images\\0.png", "label": "labels\\0.png", "group": "a\\b"}]}
+    (tmp_path / "list.json").write_text(json.dumps(written))
+    (item,) = read_datalist(tmp_path / "list.json")["training"]
+    assert item == {"image": "images/0.png", "label": "labels/0.png", "group": "a\\b"}
+    assert read_datalist(tmp_path / "list.json")["name"] == "a\\b"
+    (joined,) = load_datalist(str(tmp_path / "list.json"), "training", str(tmp_path), NAMES)
+    assert joined["label"] == str(tmp_path / "labels" / "0.png")
 
 
 def test_classes_are_drawn_equally_often_and_within_a_class_sets_by_their_weights(tmp_path):

@@ -144,6 +144,14 @@ def test_wrong_values_are_refused_before_anything_is_written(options, message, p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_datalist_that_was_written_on_windows_is_shown_too(tiny_prepared, tmp_path):
+    folder = tmp_path / "prepared"
+    shutil.copytree(tiny_prepared, folder)
+    text = (folder / "datalist.json").read_text().replace("images/", r"images\\").replace("labels/", r"labels\\")
+    (folder / "datalist.json").write_text(text)
+    assert explore.explore(folder, tmp_path / "out") == {"shown": 18, "left_out": 0}
+
+
 def test_classes_of_ones_own_have_their_names_and_colours(tiny_prepared, tmp_path):
     folder = tmp_path / "prepared"
     shutil.copytree(tiny_prepared, folder)

@@ -142,6 +142,14 @@ def test_the_shares_of_the_notebook_are_no_matter_for_other_pictures(tmp_path):
     assert summary["shares_percent"]["found"] == {"normal": 33.3, "benign": 33.3, "malignant": 33.3}
 
 
+def test_a_backslash_in_a_name_which_parts_folders_elsewhere_is_replaced(tmp_path):
+    source = make_source(tmp_path / "busi")
+    for ending in ("", "_mask"):
+        (source / "benign" / f"benign (2){ending}.png").rename(source / "benign" / f"a\\b{ending}.png")
+    found, _ = prepare(source, tmp_path / "out")
+    assert found["benign/a\\b.png"]["image"] == "images/a_b.png"
+
+
 def test_several_masks_become_their_union(tmp_path):
     source = make_source(tmp_path / "busi")
     masks = [box(5, 10, 15, 30), box(10, 20, 30, 35), box(35, 50, 40, 56)]

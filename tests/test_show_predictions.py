@@ -112,7 +112,7 @@ def rows_by_name(folders, **options):
 
 
 def test_true_classes_come_from_the_datalist_and_errors_follow(folders):
-    items = [{"image": "images/a.png", "class": 2}, {"image": "images/b.png", "class": 1}, {"image": "images/b.jpg"}]
+    items = [{"image": "images/a.png", "class": 2}, {"image": "images\\b.png", "class": 1}, {"image": "images/b.jpg"}]
     (folders / "list.json").write_text(json.dumps({"training": items[:1], "fold_1": items[1:], "name": "x"}))
     rows = rows_by_name(folders, datalist=folders / "list.json")
     assert [rows[name]["true_class"] for name in ("a.png", "b.png", "b.jpg")] == ["malignant", "benign", ""]

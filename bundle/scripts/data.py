@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -166,6 +166,19 @@ def picture_problem(file: str | Path) -> str:
     return ""
 
 
+def with_slashes(item: Mapping) -> dict:
+    """A copy of a datalist's item, the paths of its files with forward slashes, which every system reads.
+
+    Python on Windows writes backslashes; ``scripts/prepare_dataset.py`` keeps them out of names.
+    """
+    return {k: v.replace("\\", "/") if k in ("image", "label") and isinstance(v, str) else v for k, v in item.items()}
+
+
+def read_datalist(path: str | Path) -> dict[str, Any]:
+    """Content of a datalist, for what needs no joined paths; those of its items have forward slashes."""
+    return json.loads(Path(path).read_text(encoding="utf-8"), object_hook=with_slashes)
+
+
 def load_datalist(
     datalist: str | Mapping[str, float], split: str, dataset_dir: str, class_names: Sequence[str]
 ) -> list[dict]:
@@ -192,7 +205,7 @@ def load_datalist(
         base = dataset_dir if isinstance(datalist, str) else str(Path(path).parent)
         for name in split.split("+"):
             found = load_decathlon_datalist(path, True, name, base)
-            items += [{**item, "set": path, "set_weight": float(weight)} for item in found]
+            items += [{**with_slashes(item), "set": path, "set_weight": float(weight)} for item in found]
     wrong = []
     for item in items:
         if "class" in item or "class_name" in item:
@@ -221,7 +234,7 @@ def read_class_names(datalist: str | Mapping[str, float], default: Sequence[str]
     found = {}
     for path in [datalist] if isinstance(datalist, str) else datalist:
         try:
-            names = json.loads(Path(path).read_text(encoding="utf-8")).get("class_names")
+            names = read_datalist(path).get("class_names")
         except (OSError, ValueError, AttributeError):
             continue
         if names:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from command_line import load_network, run_bundle
 
+from scripts.data import read_datalist
 from scripts.files import read_csv, write_csv, write_json
 from scripts.uncertainty import picture_uncertainty
 
@@ -52,7 +53,7 @@ def compare_active_learning(
     dataset, output = dataset_dir.resolve(), output_dir.resolve()
     if not (dataset / "datalist.json").is_file():
         raise FileNotFoundError(f"{dataset / 'datalist.json'}: missing; prepare the folder first")
-    parts = json.loads((dataset / "datalist.json").read_text(encoding="utf-8"))
+    parts = read_datalist(dataset / "datalist.json")
     counts = list(counts)
     if counts != sorted(set(counts)) or not 0 < counts[0] or counts[-1] > len(parts["training"]):
         raise ValueError(f"--counts {counts}: use rising numbers up to {len(parts['training'])}, the training part")

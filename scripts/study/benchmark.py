@@ -46,6 +46,7 @@ from typing import Literal
 
 from command_line import BUNDLE, CONFIGS, ROOT, bundle_arguments
 
+from scripts.data import read_datalist
 from scripts.files import sha256, write_json
 
 PLAIN_NETWORK = {"features": [32, 32, 64, 128, 256, 32], "downscale_factor": 1}
@@ -140,7 +141,7 @@ def benchmark(
             )
 
     with tempfile.TemporaryDirectory() as folder:
-        parts = json.loads(datalist.read_text(encoding="utf-8"))
+        parts = read_datalist(datalist)
         items = (parts["training"] * pictures)[:pictures]
         (Path(folder) / "datalist.json").write_text(json.dumps({"training": items}))
         (Path(folder) / "images").mkdir()

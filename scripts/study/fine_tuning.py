@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from command_line import run_bundle
 
+from scripts.data import read_datalist
 from scripts.files import write_csv, write_json
 
 METRICS = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
@@ -49,7 +50,7 @@ def fine_tuning(
         ValueError: the set has too few images, or a training or an evaluation failed.
     """
     dataset, weights, output_dir = dataset_dir.resolve(), ckpt_dir.resolve() / "model.pt", output_dir.resolve()
-    content = json.loads((dataset / "datalist.json").read_text(encoding="utf-8"))
+    content = read_datalist(dataset / "datalist.json")
     items = [item for split in ("training", "validation", "testing") for item in content[split]]
     rows = []
     for draw in range(draws):

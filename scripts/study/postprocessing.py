@@ -7,7 +7,6 @@ split, on which the released weights are tested, are excluded.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
@@ -18,6 +17,7 @@ from command_line import parse_bundle
 from ignite.engine import Events
 from tqdm import tqdm
 
+from scripts.data import read_datalist
 from scripts.files import NOTICE, write_csv, write_json
 from scripts.metrics import MISSED_BELOW
 from scripts.transforms import LesionMaskd
@@ -51,7 +51,7 @@ def choose_postprocessing(
     """
     if not datalist.is_file():
         raise FileNotFoundError(f"{datalist}: missing; give the one that the released weights were trained with")
-    parts = json.loads(datalist.read_text(encoding="utf-8"))
+    parts = read_datalist(datalist)
     left_out = {Path(item["image"]).name for item in parts["testing"]}
     folds = fold_options(dataset_dir, cross_validation)
     scores = [{} for _ in folds]

@@ -16,6 +16,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from tqdm import tqdm
 
 from scripts.calibration import expected_calibration_error, reliability, tempered
+from scripts.data import read_datalist
 from scripts.files import NOTICE, write_json
 from scripts.metrics import MISSED_BELOW, Images, confusion_matrix, single_metrics
 
@@ -66,7 +67,7 @@ def report(
 
 def read_facts(datalists: Iterable[Path]) -> dict[str, dict]:
     """The datalists' items by the names of their images."""
-    parts = [json.loads(Path(datalist).read_text(encoding="utf-8")) for datalist in datalists]
+    parts = [read_datalist(datalist) for datalist in datalists]
     lists = [part.get(name, []) for part in parts for name in ("training", "validation", "testing")]
     return {Path(item["image"]).name: item for items in lists for item in items}
 

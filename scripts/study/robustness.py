@@ -19,6 +19,7 @@ from command_line import run_bundle
 from PIL import Image
 from tqdm import tqdm
 
+from scripts.data import read_datalist
 from scripts.files import sha256, write_json
 from scripts.transforms import open_image, to_grey, to_mask
 
@@ -130,7 +131,7 @@ def measure_robustness(dataset_dir: Path, ckpt_dir: Path, output_dir: Path, **op
     if not model.is_file():
         raise FileNotFoundError(f"{model}: missing; pass the --ckpt_dir of the weights")
     weights = sha256(model)
-    items = json.loads(datalist.read_text(encoding="utf-8"))["testing"]
+    items = read_datalist(datalist)["testing"]
     for name, (function, strength) in tqdm(CONDITIONS.items(), desc="conditions"):
         folder = output / name
         if _evaluated(folder) == weights:

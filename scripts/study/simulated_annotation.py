@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from command_line import run_bundle
 from PIL import Image
 
 from lib.box import Box, ellipse, fuse, surroundings
+from scripts.data import read_datalist
 from scripts.files import write_csv
 from scripts.transforms import open_image, to_grey
 
@@ -39,7 +39,7 @@ def simulate_annotation(dataset_dir: Path, ckpt_dir: Path, output: Path, split: 
     Raises:
         ValueError: the split has no lesion, or an inference failed.
     """
-    items = json.loads((dataset_dir / "datalist.json").read_text(encoding="utf-8"))[split]
+    items = read_datalist(dataset_dir / "datalist.json")[split]
     images = {f"{i}.png": dataset_dir / item["image"] for i, item in enumerate(items)}
     true = {f"{i}.png": read(dataset_dir / item["label"]) > 0.5 for i, item in enumerate(items)}
     true = {name: mask for name, mask in true.items() if mask.any()}
