@@ -229,15 +229,6 @@ def load_network(ckpt_dir: str | Path, **ids: object) -> ConfigParser:
         FileNotFoundError: there are no weights.
         ValueError: an id is unknown, or the weights belong to another network.
     """
-    import torch
+    from scripts.predictor import Predictor
 
-    parser = parse_bundle("inference", ckpt_dir=str(ckpt_dir), **ids)
-    weights = Path(parser.get_parsed_content("weights"))
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: missing; name the folder of the weights with --ckpt_dir")
-    network = parser.get_parsed_content("network").eval()
-    try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except RuntimeError:
-        raise ValueError(f"{weights}: not of this network; give --features and others as in its training") from None
-    return parser
+    return Predictor(BUNDLE, ckpt_dir=str(ckpt_dir), **ids).config

@@ -83,13 +83,40 @@ def to_grey(image: Image.Image) -> np.ndarray:
     if min(image.size) == 0:
         raise ValueError("no pixel in it")
     if is_deep(image):
-        values = np.asarray(image, dtype=np.float64)
-        _check_finite(values)
-        low, high = min(0.0, values.min()), values.max()
-        if low < 0 or high > 255 or (values % 1).any():
-            values = (values - low) * (255 / (high - low or 1))
-        return values.round().astype(np.uint8)
+        return _deep_to_grey(np.asarray(image))
     return np.asarray(_plain(image).convert("L"))
+
+
+def array_to_grey(array: np.ndarray) -> np.ndarray:
+    """``to_grey`` for an array of any number type: grey (rows, columns), or colour (rows, columns, channels) with one
+    channel, red, green and blue, or these and alpha.
+
+    Raises:
+        ValueError: another shape or type, NaN or infinite values, no pixel, or more than ``MOST_PIXELS``.
+    """
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] not in (3, 4):
+        raise ValueError(f"an array of shape {array.shape}; pass (rows, columns) or (rows, columns, 3 or 4)")
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"an array of {array.dtype}; pass whole or floating-point numbers")
+    check_pixels(array.shape[1::-1])
+    if array.dtype in (np.uint8, bool) or not array.size:
+        return to_grey(Image.fromarray(array))
+    if array.ndim == 3:
+        array = array[..., :3] @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    return _deep_to_grey(array)
+
+
+def _deep_to_grey(values: np.ndarray) -> np.ndarray:
+    """``to_grey`` for integers of more than 8 bits and for floats."""
+    values = values.astype(np.float64)
+    _check_finite(values)
+    low, high = min(0.0, values.min()), values.max()
+    if low < 0 or high > 255 or (values % 1).any():
+        values = (values - low) * (255 / (high - low or 1))
+    return values.round().astype(np.uint8)
 
 
 def to_mask(image: Image.Image, note: Callable[[str], object] | None = None) -> np.ndarray:
