@@ -167,14 +167,14 @@ def _strength(condition: str) -> float:
 
 
 def levers() -> str:
-    """What each lever of the recipe is worth, seed by seed."""
-    names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_malignant")
-    tested = {"validation": "BUSI validation", "outside": "BUS-BRA"}
+    """What each change of the recipe was worth, seed by seed."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_benign_malignant", "auroc_presence")
     rows = [
-        [r["lever"], tested[r["tested_on"]], r["images"], r["seed"], *(number(n, _or_none(r[n])) for n in names)]
-        for r in sorted(results("search/levers.csv"), key=lambda r: r["tested_on"], reverse=True)
+        [f"`{r['lever']}`", r["trained_on"], r["tested_on"], r["seed"], *(number(n, _or_none(r[n])) for n in names)]
+        for r in results("search/levers.csv")
     ]
-    return table(["lever", "tested on", "images", "seed", *(TITLES[n] for n in names)], rows)
+    head = ["lever", "trained on", "tested on", "seed"]
+    return table([*head, *({**TITLES, "auroc_presence": "AUROC, lesion or none"}[n] for n in names)], rows)
 
 
 def operating_points() -> str:
