@@ -622,6 +622,18 @@ def test_experiments_are_tracked_by_mlflow(data, trained, tmp_path):
 # Two processes
 
 
+def test_workers_that_are_spawned_as_on_windows_and_macos_give_the_same(data, trained, odd, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import multiprocessing; multiprocessing.set_start_method('spawn')")
+    spawn, workers = {"PYTHONPATH": str(tmp_path)}, [*SMALL, "--num_workers", 2]
+    for name, variables in (("default", {}), ("spawned", spawn)):
+        places = ["--dataset_dir", data, "--ckpt_dir", tmp_path / name, "--output_dir", tmp_path / name]
+        run("training", *TRAIN_CONFIG, *workers, "--epochs", 1, "--batch_size", 4, *places, **variables)
+    assert same(load(tmp_path / "spawned" / "checkpoint.pt"), load(tmp_path / "default" / "checkpoint.pt"))
+    places = ["--dataset_dir", odd.folder, "--ckpt_dir", trained.models, "--output_dir", tmp_path / "out"]
+    run("run", *INFERENCE_CONFIG, *workers, *places, **spawn)
+    assert read_csv(tmp_path / "out" / "predictions.csv") == read_csv(odd.masks / "predictions.csv")
+
+
 def test_two_processes_train_one_network(data, trained, tmp_path):
     datalist = read_json(data / "datalist.json")
     odd_lists = {"training": datalist["training"][:5], "validation": datalist["validation"][1:4]}
