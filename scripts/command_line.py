@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -39,7 +40,8 @@ def run(function: Callable[..., object], arguments: list[str] | None = None) -> 
         arguments: the command line without the program's name; that of this process by default.
 
     Raises:
-        SystemExit: with one line, where an option is wrong or the function raises an OSError or a ValueError.
+        SystemExit: with one line, where an option is wrong or the function raises an OSError or a ValueError; with 130,
+            as of a shell, where Ctrl-C or SIGTERM stops it, once the function has removed what it left half written.
     """
     typed = sys.argv[1:] if arguments is None else arguments
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files that the terminal's encoding lacks
@@ -57,10 +59,14 @@ def run(function: Callable[..., object], arguments: list[str] | None = None) -> 
     given = list(inspect.signature(command).parameters.values())
     command.__signature__ = inspect.Signature([given[0], *named, given[1]])
     fire.decorators.SetParseFn(str)(command)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         fire.Fire(command, typed, name=function.__name__, serialize=lambda _: None)
     except (OSError, ValueError) as error:
         sys.exit(f"{function.__name__}: {error}")
+    except KeyboardInterrupt:
+        print(f"\n{function.__name__}: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:

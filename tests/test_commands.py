@@ -250,6 +250,22 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(traine
     assert (output / "training_curve.csv").read_bytes() == (trained.output / "training_curve.csv").read_bytes()
 
 
+def test_a_training_that_is_stopped_by_ctrl_c_says_how_to_go_on_and_nothing_else(trained, tmp_path):
+    options = [*trained.options, "--epochs", 500, "--ckpt_dir", tmp_path, "--output_dir", tmp_path]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A CI job in the background of a shell passes on that Ctrl-C is ignored.
+    streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    arguments = command("training", *TRAIN_CONFIG, *options, "--num_workers", 1)
+    with subprocess.Popen(arguments, cwd=BUNDLE, env=ENVIRONMENT, start_new_session=True, **streams) as process:
+        while not (tmp_path / "checkpoint.pt").is_file() and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
+        text = process.communicate()[0]
+    assert process.returncode == -signal.SIGINT, text  # 130 in a shell
+    assert last_line(text) == "stopped; the same command with --resume True goes on"
+    assert "Traceback" not in text and "exception" not in text.lower()
+
+
 def test_an_earlier_training_is_not_replaced_by_accident(trained, data, tmp_path):
     folder = tmp_path / "models"
     shutil.copytree(trained.models, folder)

@@ -101,11 +101,12 @@ def last_line(error: BaseException) -> str:
 def name_cause_last() -> None:
     """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
 
-    A command that the system asks to end (SIGTERM) says how to go on, as one stopped by Ctrl-C does. Does nothing under
-    another command.
+    A command that is stopped by Ctrl-C, or that the system asks to end (SIGTERM), says how to go on, in one line. Does
+    nothing under another command.
     """
 
     def stop(*_) -> None:
+        logging.disable()  # ignite and MONAI would log a traceback each
         raise KeyboardInterrupt
 
     def report(kind, error, trace) -> None:
@@ -119,6 +120,8 @@ def name_cause_last() -> None:
     if in_bundle_command():
         sys.excepthook = report
         signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # a shell's background jobs ignore it
+            signal.signal(signal.SIGINT, stop)
 
 
 def check_overrides(arguments: list[str] | None = None) -> ConfigParser | None:
