@@ -31,7 +31,7 @@ from PIL import Image
 from split import CLASSES, PARTS, SPLITS, THUMB, join_groups, leave_out, make_datalists, read_facts
 from tqdm import tqdm
 
-from scripts.files import EXTENSIONS
+from scripts.files import EXTENSIONS, cut_stem
 from scripts.transforms import is_deep, open_image, to_grey, to_mask
 
 LESION_CLASSES = ("benign", "malignant")  # those of other names may hold images without a lesion
@@ -279,12 +279,12 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
 def name_outputs(pictures: list[Picture]) -> None:
     """Give each picture a name of its own in the flat output; upper and lower case count as equal.
 
-    A backslash, which a name may hold on Linux, would part folders on Windows.
+    A backslash, which a name may hold on Linux, would part folders on Windows. What is too long is cut.
     """
-    stems = [Path(picture.file).stem.replace("\\", "_") for picture in pictures]
+    stems = [cut_stem(Path(picture.file).stem.replace("\\", "_")) for picture in pictures]
     times, taken = Counter(stem.casefold() for stem in stems), set()
     for picture, stem in zip(pictures, stems):
-        named = f"{picture.class_name}_{stem}"
+        named = cut_stem(f"{picture.class_name}_{stem}")
         names = [stem if times[stem.casefold()] == 1 else named, *(f"{named}_{k}" for k in range(2, len(stems) + 2))]
         picture.name = next(name for name in names if name.casefold() not in taken)
         taken.add(picture.name.casefold())
@@ -294,9 +294,12 @@ def convert(pictures: list[Picture], source: Path, target: Path, refused: list[s
     """Write image and label of each usable picture and return these pictures; add what is wrong with the others to
     `refused`. Size, thumbnail and repairs are noted in the picture."""
     usable = []
+    uses = Counter(file for picture in pictures for file in picture.masks)
     for picture in tqdm(pictures, desc="converting", unit="picture", disable=None):  # silent where stderr is a file
         try:
             grey, picture.repairs = read_grey(source / picture.file)
+            shared = [f"mask {file}: of {uses[file]} images, check whose" for file in picture.masks if uses[file] > 1]
+            picture.repairs += shared  # x.png and x.jpg beside x_mask.png
             label = read_label(picture, source, grey.shape)
         except Unusable as error:
             refused.append(f"{picture.file}: {error}")
@@ -354,9 +357,11 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[str]]:
 def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.ndarray:
     """Return the union of the picture's masks as uint8 (H, W) of 0 and 255, zeros for class normal.
 
-    Raises Unusable when a mask cannot be read, has another size, or is empty in a lesion class.
+    Raises Unusable when a mask cannot be read, has another size or seems inverted, or when a lesion class has none.
     """
     label = np.zeros(shape, bool)
+    if picture.class_name in LESION_CLASSES and not picture.masks:
+        raise Unusable(f"no mask, but the class is {picture.class_name}; add the mask or move the image out")
     for file in picture.masks:
         try:
             mask, repairs = read_mask(source / file)
@@ -367,14 +372,16 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
             raise Unusable(f"its mask {file} is {sizes} pixels; export the mask in the size of the image")
         if picture.class_name in LESION_CLASSES and not mask.any():
             raise Unusable(f"its mask {file} is empty, but the class is {picture.class_name}; draw or remove the mask")
+        # Of 2,815 masks of BUSI, BUS-BRA and BrEaST none holds more than two corners.
+        if picture.class_name != "normal" and mask[[0, 0, -1, -1], [0, -1, 0, -1]].all():
+            raise Unusable(f"its mask {file} marks all four corners; invert it, so that the lesion is marked alone")
         picture.repairs += [f"mask {file}: {repair}" for repair in repairs]
         label |= mask
     if picture.class_name == "normal" and label.any():
         picture.repairs.append("class normal with a marked mask: zeros written, check the class")
         label[:] = False
     elif picture.class_name != "normal" and not picture.masks:
-        kind = "lesion class" if picture.class_name in LESION_CLASSES else "class that may have lesions"
-        picture.repairs.append(f"{kind} without a mask: zeros written, add the mask")
+        picture.repairs.append("class that may have lesions without a mask: zeros written, add the mask")
     return np.where(label, 255, 0).astype(np.uint8)
 
 

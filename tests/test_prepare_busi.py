@@ -235,13 +235,37 @@ def test_a_normal_gets_zeros_with_a_mask_without_one_and_even_with_a_marked_one(
     assert list(summary["repaired"]) == ["normal/normal (2).png"]
 
 
-def test_a_lesion_without_any_mask_gets_zeros_and_is_named(tmp_path):
+def test_a_lesion_without_any_mask_or_with_an_inverted_one_is_refused(tmp_path):
     source = make_source(tmp_path / "busi")
     (source / "malignant" / "malignant (3)_mask.png").unlink()
+    for number, pixels in ((1, 255 - MASK), (2, np.full_like(MASK, 255))):
+        save(source / "benign" / f"benign ({number})_mask.png", pixels)
     found, summary = prepare(source, tmp_path / "out")
-    assert not read(tmp_path / "out" / found["malignant/malignant (3).png"]["label"]).any()
-    assert "without a mask" in summary["repaired"]["malignant/malignant (3).png"]
-    assert "malignant/malignant (3).png" in (tmp_path / "out" / "summary.txt").read_text(encoding="utf-8")
+    assert [line.partition(": ")[0] for line in summary["refused"]] == [
+        "benign/benign (1).png",
+        "benign/benign (2).png",
+        "malignant/malignant (3).png",
+    ]
+    assert "benign (1)_mask.png marks all four corners; invert it" in summary["refused"][0]
+    assert "no mask, but the class is malignant; add the mask" in summary["refused"][2]
+    assert len(found) == 9
+
+
+def test_a_mask_that_two_images_share_is_named(tmp_path):
+    source = make_source(tmp_path / "busi")
+    Image.open(source / "benign" / "benign (2).png").save(source / "benign" / "benign (2).bmp")
+    _, summary = prepare(source, tmp_path / "out", split="random")
+    for name in ("benign (2).png", "benign (2).bmp"):
+        assert "benign (2)_mask.png: of 2 images, check whose" in summary["repaired"][f"benign/{name}"]
+
+
+def test_names_that_are_too_long_for_a_file_system_are_cut(tmp_path):
+    source = make_source(tmp_path / "busi")
+    for name in ("benign", "malignant"):
+        for ending in ("", "_mask"):
+            (source / name / f"{name} (1){ending}.png").rename(source / name / f"{'x' * 240}{ending}.png")
+    found, summary = prepare(source, tmp_path / "out")
+    assert len(found) == 12 and not summary["refused"]
 
 
 def test_equal_names_do_not_overwrite_one_another(tmp_path):
@@ -255,6 +279,8 @@ def test_equal_names_do_not_overwrite_one_another(tmp_path):
     }
     for seed, file in enumerate([*pictures, "normal/x.png"], start=900):
         save(source / file, noise(seed))
+    for file in ("benign/x", "benign/X", "malignant/x"):
+        save(source / f"{file}_mask.png", MASK)
     found, _ = prepare(source, tmp_path / "out")
     images = {found[file]["image"].lower() for file in pictures}
     assert len(found) == 18 and len(images) == 5 and found["benign/benign (1).png"]["image"] == "images/benign (1).png"
@@ -508,14 +534,16 @@ def test_a_read_only_place_is_named(tmp_path):
         prepare(source, place / "out")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["kill -9", "Ctrl-C", "SIGTERM"]
+)
 def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do(number, tmp_path):
     source, output, partial = make_source(tmp_path / "busi"), tmp_path / "out", tmp_path / ".out.partial"
     prepare(source, tmp_path / "expected")
     slow = source / "malignant" / "zz.png"  # comes last and takes seconds
     save(slow, np.random.RandomState(0).randint(0, 256, (6000, 6000)).astype(np.uint8), compress_level=1)
     arguments = [sys.executable, SCRIPT, "--source", source, "--output_dir", output, "--split", "random"]
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     # A CI job in the background of a shell passes on that Ctrl-C is ignored.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(arguments, **options) as process:
@@ -523,7 +551,10 @@ def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
-    assert process.returncode != 0 and not output.exists()
+        said = process.communicate()[1].strip()
+    assert not output.exists()
+    expected = (-number, "") if number == signal.SIGKILL else (130, "prepare_busi: stopped")
+    assert (process.returncode, said) == expected
     slow.unlink()
     assert partial.exists() == (number == signal.SIGKILL)
     if partial.exists():
@@ -544,6 +575,8 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     brighter = np.clip(noise(101, 44, 60) * 0.8 + 30, 0, 255).astype(np.uint8)
     save(source / "benign" / "copy.png", brighter)
     save(source / "benign" / "mirrored.png", noise(101)[:, ::-1])
+    for name, larger in (("copy", 4), ("mirrored", 0)):
+        save(source / "benign" / f"{name}_mask.png", np.pad(MASK, (0, larger)))
     save(source / "normal" / "copy of malignant.jpg", noise(203))
     found, summary = prepare(source, tmp_path / "out", split="grouped")
     copies = [found[f"benign/{name}.png"]["group"] for name in ("benign (1)", "copy", "mirrored")]

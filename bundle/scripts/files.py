@@ -175,6 +175,11 @@ class WholePILWriter(PILWriter):
         write_whole(filename, lambda p: super(WholePILWriter, self).write(p, verbose=verbose, **kwargs))
 
 
+def cut_stem(stem: str) -> str:
+    """A stem, cut where it leaves no room for a postfix in a file's name."""
+    return os.fsencode(stem)[:LONGEST_STEM].decode(errors="ignore")
+
+
 @lru_cache(maxsize=64)
 def output_stems(folder: Path) -> dict[str, str]:
     """Map each image of a folder to the stem of its outputs: its own stem, or one that no other image has.
@@ -182,7 +187,7 @@ def output_stems(folder: Path) -> dict[str, str]:
     Stems that leave no room for a postfix in a file's name are cut.
     """
     names = sorted(f.name for f in folder.iterdir() if names_a_picture(f))
-    own = {name: os.fsencode(Path(name).stem)[:LONGEST_STEM].decode(errors="ignore") for name in names}
+    own = {name: cut_stem(Path(name).stem) for name in names}
     counts = Counter(stem.lower() for stem in own.values())
     # Lower case, since some file systems take A.png and a.png for one file. Unshared stems choose first.
     result = {name: stem for name, stem in own.items() if counts[stem.lower()] == 1}
