@@ -125,11 +125,13 @@ def item(name, predicted, true, true_class, probabilities):
     return {"image": image, "pred": masks[0], "label": masks[1], "true_class": true_class, "class_probs": probabilities}
 
 
-def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path):
+def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path, caplog):
+    caplog.set_level("INFO")
     metric = PictureMetrics(CLASS_NAMES, str(tmp_path), {"part": "testing"})
     metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2))])
     metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
     values = metric.compute()
+    assert metric.compute() == values and caplog.text.count("2 pictures: metrics.json") == 1  # as ignite asks twice
     assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
     assert values["auroc_macro"] != values["auroc_macro"]  # no malignant picture: NaN in the engine's state ...
     figures = json.loads((tmp_path / "metrics.json").read_text())

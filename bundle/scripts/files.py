@@ -220,5 +220,4 @@ def name_output(meta: dict, saver) -> dict:
 
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

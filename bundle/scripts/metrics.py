@@ -250,9 +250,11 @@ class PictureMetrics(Metric):
         """Forget all images."""
         self._names: list[str] = []
         self._values: list[torch.Tensor] = []
+        self._computed: dict[str, float] = {}
 
     def update(self, output: Sequence[dict]) -> None:
         """Take the items of one batch: masks (1, M, N), ``true_class`` an index, ``class_probs`` (classes,)."""
+        self._computed = {}
         for item in output:
             numbers = [*overlap(item["pred"], item["label"]), int(item["true_class"])]
             self._values.append(torch.cat([torch.tensor(numbers).double(), item["class_probs"].cpu().double()]))
@@ -260,11 +262,13 @@ class PictureMetrics(Metric):
             self._names.append(image_name(file, self.root or Path(file).parent))
 
     def compute(self) -> dict[str, float]:
-        """Return the single numbers, and write all metrics on the first rank.
+        """Return the single numbers, and write all metrics on the first rank, once however often it is asked.
 
         Raises:
             ValueError: where no image was seen.
         """
+        if self._computed:  # ignite asks for the key metric apart from the others
+            return self._computed
         values = torch.stack(self._values) if self._values else torch.zeros(0, 5 + len(self.class_names)).double()
         values = evenly_divisible_all_gather(values)
         names = string_list_all_gather(self._names)
@@ -281,4 +285,5 @@ class PictureMetrics(Metric):
             write_json(Path(self.output_dir) / "metrics.json", {"notice": NOTICE, **self.source, **metrics})
             logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
         metrics = {k: float("nan") if v is None else v for k, v in metrics.items()}
-        return {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
+        self._computed = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
+        return self._computed
