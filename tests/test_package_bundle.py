@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -89,6 +90,26 @@ def test_it_predicts_trains_and_loads_with_the_declared_packages_alone(unpacked,
     assert (tmp_path / "models" / "model.pt").is_file()
     load = f"import sys; sys.path.insert(0, '.'); from monai.bundle import load; net = load('{NAME}', bundle_dir='..')"
     assert "BasicUNetClassifier" in run("-c", f"{load}; print(type(net).__name__)")
+
+
+@pytest.mark.parametrize("place", ["checkout", "package"])
+def test_the_documented_load_gives_the_network_that_predicts(place, unpacked):
+    folder, name = {"checkout": (ROOT, "bundle"), "package": (unpacked, NAME)}[place]
+    card = (ROOT / "bundle/docs/README.md").read_text(encoding="utf-8")
+    (load,) = re.findall(r"`(monai\.bundle\.load\(.+?)`", card)
+    code = f"""
+import sys
+sys.path.insert(0, "{name}")
+import monai.bundle, torch
+from scripts.predictor import Predictor
+loaded, own = {load.replace('"bundle"', f'"{name}"')}, Predictor().network
+assert all(torch.equal(value, own.state_dict()[name]) for name, value in loaded.state_dict().items())
+image = torch.rand(1, 1, 256, 224)
+for one, other in zip(loaded(image).values(), own(image).values()):
+    assert torch.allclose(one, other, atol=1e-3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class Hub(BaseHTTPRequestHandler):
