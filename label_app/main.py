@@ -48,12 +48,12 @@ class BatchInfer(BatchInferTask):
     """MONAI Label's own, which fails without a GPU under its default parameters and at the first unreadable picture."""
 
     def __call__(self, request, datastore, infer):
-        """Infer all pictures that the request names; give answers by id, with ``error`` for those that failed."""
+        """Infer all images that the request names; give answers by id, with ``error`` for those that failed."""
 
         def infer_or_name(item, store):
             try:
                 return infer(item, store)
-            except Exception as error:  # whatever it is, the other pictures go on
+            except Exception as error:  # whatever it is, the other images go on
                 logger.error(f"left out: {item['image']}: {error}", exc_info=not isinstance(error, RequestError))
                 return {"error": str(error)}
 
@@ -67,11 +67,11 @@ class BatchInfer(BatchInferTask):
 
 
 class App(MONAILabelApp):
-    """One model, its trainer, and the strategies that choose the next picture.
+    """One model, its trainer, and the strategies that choose the next image.
 
     Args:
         app_dir: this folder.
-        studies: folder of pictures; labels, fine-tuned models and the state go below it.
+        studies: folder of images; labels, fine-tuned models and the state go below it.
         conf: ``bundle``: folder of the bundle.
     """
 
@@ -100,7 +100,7 @@ class App(MONAILabelApp):
         return {NAME: PictureTrain(self.models)}
 
     def init_strategies(self) -> dict:
-        """How the next picture is chosen."""
+        """How the next image is chosen."""
         return strategies(self.uncertainty, self.disagreement)
 
     def init_scoring_methods(self) -> dict:
@@ -147,15 +147,15 @@ class App(MONAILabelApp):
                 logger.error(f"{self.models.serving()}: no inference with these weights: {first_cause(error)}")
 
     def score_if_many(self) -> None:
-        """Start scoring in the background where many pictures have no score under the weights that serve."""
+        """Start scoring in the background where many images have no score under the weights that serve."""
         if len(self.uncertainty.missing(self._datastore)) > AT_ONCE:
             self.async_scoring("uncertainty")
 
     def infer(self, request: dict, datastore=None) -> dict:
-        """Mask and class of a picture, as ``MONAILabelApp.infer`` gives them.
+        """Mask and class of an image, as ``MONAILabelApp.infer`` gives them.
 
         Raises:
-            RequestError: model, picture or an option is unknown, or the picture cannot be read.
+            RequestError: model, image or an option is unknown, or the image cannot be read.
         """
         datastore = datastore or self._datastore
         self.check_task("infer", request.get("model"), {})
@@ -177,7 +177,7 @@ class App(MONAILabelApp):
             file, params = task({**chosen, "image": path, "device": name_to_device(device), "logging": "WARNING"})
         except RequestError:
             raise
-        except Exception as error:  # whatever it is, the picture is named
+        except Exception as error:  # whatever it is, the image is named
             logger.error(f"{picture}: no inference", exc_info=error)
             raise RequestError(500, f"{picture}: no inference ({type(error).__name__}: {error})") from error
         label = file
@@ -197,7 +197,7 @@ class App(MONAILabelApp):
             return False
 
     def train(self, request: dict) -> dict:
-        """Train, and score the pictures anew where other weights serve."""
+        """Train, and score the images anew where other weights serve."""
         try:
             entry = super().train(request)
         except Exception as error:
@@ -219,7 +219,7 @@ class App(MONAILabelApp):
         return entry
 
     def next_sample(self, request: dict) -> dict:
-        """The next picture to label.
+        """The next image to label.
 
         Raises:
             RequestError: the strategy is unknown.

@@ -1,9 +1,9 @@
-"""Start MONAI Label with this app on a folder of pictures, for this machine alone.
+"""Start MONAI Label with this app on a folder of images, for this machine alone.
 
     python label_app/start.py --studies DIR [--port 8000] [--bundle bundle] [--host 127.0.0.1] [--names NAME]
         [--token TOKEN] [--without_suggestion 0.1] [--repeated 0]
 
-DIR holds pictures (png, jpg, bmp, tif) directly; labels, fine-tuned models and the server's state go into folders
+DIR holds images (png, jpg, bmp, tif) directly; labels, fine-tuned models and the server's state go into folders
 beside them. --host 0.0.0.0 opens the server to the network: clients then need the token that is printed (--token names
 one of your own, `--token none` asks for none) and the name under which they reach it (--names). Of the images in the
 page, the fraction --without_suggestion is shown without the model's suggestion and the fraction --repeated comes a
@@ -44,7 +44,7 @@ def start(
     """Check what is given, and become the server.
 
     Args:
-        studies: folder of pictures.
+        studies: folder of images.
         port: where the server listens.
         bundle: folder of the bundle.
         host: address to listen on.

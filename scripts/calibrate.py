@@ -5,13 +5,13 @@
         --dataset_dir runs/busi --ckpt_dir runs/models --part validation --output_dir runs/validation
     python scripts/calibrate.py --evaluation runs/validation --ckpt_dir runs/models
 
-or, on five times as many pictures, with what a finished cross-validation of the same recipe answered about them:
+or, on five times as many images, with what a finished cross-validation of the same recipe answered about them:
 
     python scripts/calibrate.py --cross_validation runs/cross_validation --datalist runs/busi/datalist.json
         --ckpt_dir runs/models
 
 Out: `calibration.json` in --ckpt_dir. Inference and evaluation with these weights use it from then on. The testing part
-has to stay unseen: an evaluation has to be of the validation part, and from a cross-validation only the pictures in the
+has to stay unseen: an evaluation has to be of the validation part, and from a cross-validation only the images in the
 datalist's training and validation parts are taken, each as answered by the network that had not seen it. The weights'
 own validation part makes them look better than they are, since the best epoch was chosen on it.
 """

@@ -5,10 +5,10 @@
         [--with_sets "{'runs/bus_bra/datalist.json': 1}"] [--only "[0,1]"] [--epochs 40 ...]
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
-picture once, by the network that has not seen it) and `metrics.json` (figures over all pictures and of each fold). Run
+image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
-answered about their own test pictures. With --with_sets, other prepared sets train beside each fold, as often as their
+answered about their own test images. With --with_sets, other prepared sets train beside each fold, as often as their
 weights say. Other options go to training and evaluation as they are.
 """
 

@@ -21,7 +21,7 @@ from command_line import run, run_bundle, run_command
 def demo(
     source: Path | None = None, output_dir: Path = Path("runs/demo"), epochs: int = 40, image_size: int = 128
 ) -> None:
-    """Go from pictures to predictions and say where everything lies.
+    """Go from images to predictions and say where everything lies.
 
     Args:
         source: folder in BUSI's layout; phantoms are made by default.

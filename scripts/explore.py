@@ -2,7 +2,7 @@
 
     python scripts/explore.py --dataset_dir PREPARED --output_dir DIR [--count 4] [--class benign] [--seed 0]
 
-PREPARED is the output folder of scripts/prepare_busi.py. DIR gets `report.html`, one page that holds all its pictures
+PREPARED is the output folder of scripts/prepare_busi.py. DIR gets `report.html`, one page that holds all its images
 and opens anywhere, and every chart as a PNG. --count random samples of each class are drawn by --seed; --class shows
 those of one class alone.
 """
@@ -47,11 +47,11 @@ def explore(
         seed: draws the samples.
 
     Returns:
-        dict: number of pictures shown and of those left out because they cannot be read (each is named).
+        dict: number of images shown and of those left out because they cannot be read (each is named).
 
     Raises:
         ValueError: an option is wrong.
-        FileNotFoundError: there is no datalist, or none of its pictures can be read.
+        FileNotFoundError: there is no datalist, or none of its images can be read.
     """
     if count < 1 or seed < 0:
         raise ValueError("--count needs a whole number from 1 on, --seed one from 0 on")
@@ -89,12 +89,12 @@ def read_lists(prepared: Path) -> tuple[list[dict], list[str], dict]:
 
 
 def read_pictures(prepared: Path, items: list[dict]) -> tuple[list[dict], list[str]]:
-    """What the charts need of each picture, and a line on each that cannot be read.
+    """What the charts need of each image, and a line on each that cannot be read.
 
     Returns:
         list of the items with `size` (width, height in pixels), `thumb` (grey, `THUMB` high), `grey`
         (share of the pixels at each grey value (256,)), `grey_inside` (the same of the lesion, None without one),
-        `area` (lesion's share of the picture), `lesions` (connected parts of the mask), `position` (`GRID`, `GRID`).
+        `area` (lesion's share of the image), `lesions` (connected parts of the mask), `position` (`GRID`, `GRID`).
     """
     pictures, problems = [], []
     for item in tqdm(items, desc="Reading", unit="picture", disable=None):
@@ -247,7 +247,7 @@ def lesions(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
 
 
 def intensities(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
-    """Mean histogram of the grey values of each class, of the whole picture and of the lesion."""
+    """Mean histogram of the grey values of each class, of the whole image and of the lesion."""
     figure, (whole, inside) = style.chart(1, 2, (8.5, 3.4), sharey=True)
     for name in colours:
         found = _of(pictures, name)
@@ -292,7 +292,7 @@ def marks(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
 
 
 def samples(pictures: list[dict], colours: Colours, prepared: Path, output: Path, count: int, seed: int) -> list[dict]:
-    """Random pictures of each class: image, mask, and the mask's outline on the image."""
+    """Random images of each class: image, mask, and the mask's outline on the image."""
     random = np.random.default_rng(seed)
     blocks = [{"text": "Drawn at random; from top to bottom image, mask, and the mask's outline on the image."}]
     for name, colour in colours.items():

@@ -1,9 +1,9 @@
-"""Export trained weights as TorchScript, ONNX and INT8 ONNX, and compare the files with PyTorch on real pictures.
+"""Export trained weights as TorchScript, ONNX and INT8 ONNX, and compare the files with PyTorch on real images.
 
     python scripts/export.py --dataset_dir runs/busi [--ckpt_dir bundle/models] [--output_dir dist/exports]
 
 Out: `model.ts` and `model.onnx` through MONAI's exporters, `model_int8.onnx` quantised by ONNX Runtime on training
-pictures, and `exports.json`: size of each file and its largest difference from PyTorch on validation pictures. The
+images, and `exports.json`: size of each file and its largest difference from PyTorch on validation images. The
 batch size of the ONNX files is free, and so are height and width in multiples of 32, which inference pads to.
 """
 

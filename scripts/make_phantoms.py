@@ -2,17 +2,17 @@
 
     python scripts/make_phantoms.py --output_dir DIR [--count 90] [--seed 0] [--overwrite]
 
-The pictures are synthetic and show nobody. They stand in for BUSI in examples and tests: three class folders, files
+The images are synthetic and show nobody. They stand in for BUSI in examples and tests: three class folders, files
 `benign (1).png`, `benign (1)_mask.png`, `benign (4)_mask_1.png`, and the oddities of real exports at fixed numbers:
 
-    benign (1)       one tilted lesion in the upper left of a wide picture: any flip or turn shows
+    benign (1)       one tilted lesion in the upper left of a wide image: any flip or turn shows
     benign (2)       the mask is missing
     benign (3)       colour Doppler box with yellow marks; so is malignant (3)
     benign (4), (5)  two and three lesions, one mask each; the last mask of each is RGBA; malignant (2) has two masks
-    benign (6)       upright picture, far narrower than the others
+    benign (6)       upright image, far narrower than the others
     every class      numbers 3, 6, 9.. carry burned-in text, 2, 6, 10.. caliper crosses, 1, 6, 11.. a body pictogram
 
-Pictures and the (empty) masks of normals are 8-bit RGB, masks of lesions 1-bit. What is imitated, and from where:
+Images and the (empty) masks of normals are 8-bit RGB, masks of lesions 1-bit. What is imitated, and from where:
 - speckle: magnitude of many random scatterers, Rayleigh distributed (Wagner et al. 1983, doi 10.1109/T-SU.1983.31404);
 - grey values: log compression of 60 dB; what attenuation the depth gain leaves darkens the deeper layers;
 - shape, margin, echo pattern and posterior features of benign and malignant masses: ACR BI-RADS Atlas, 5th ed. (2013),
@@ -32,8 +32,8 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
-SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # of the pictures, as in BUSI
-MIN_COUNT = 12  # the fewest that hold every oddity and two pictures of each class
+SHARES = {"benign": 0.56, "malignant": 0.27, "normal": 0.17}  # of the images, as in BUSI
+MIN_COUNT = 12  # the fewest that hold every oddity and two images of each class
 RANGE_DB = 60.0  # dynamic range: -60 dB is black, 0 dB white
 PULSE = (0.75, 1.25)  # Gaussian sigma of the pulse along and across the beam, in pixels
 SIGNATURE = "synthetic breast ultrasound phantom by make_phantoms.py"  # PNG text: tells our files from the user's
@@ -48,18 +48,18 @@ DOPPLER = {("benign", 3), ("malignant", 3)}
 def make_phantoms(output_dir: Path, count: int = 90, seed: int = 0, overwrite: bool = False) -> dict[str, int]:
     """Write `count` phantoms and their masks below `output_dir`, in the three folders benign, malignant and normal.
 
-    The folder appears when it is complete, or not at all. The same options give the same bytes, and a picture depends
-    on its seed, class and number alone: a larger count adds pictures and changes none.
+    The folder appears when it is complete, or not at all. The same options give the same bytes, and an image depends
+    on its seed, class and number alone: a larger count adds images and changes none.
 
     Args:
         output_dir: folder to make; its parents are made too.
-        count: number of pictures, 12 or more (56 % benign, 27 % malignant, 17 % normal); masks come on top.
+        count: number of images, 12 or more (56 % benign, 27 % malignant, 17 % normal); masks come on top.
         seed: whole number from 0 up.
         overwrite: replace `output_dir` if it exists. Only an empty folder or one that holds nothing but this command's
             own files is ever replaced.
 
     Returns:
-        dict of int: number of pictures per class, and of `masks` (files).
+        dict of int: number of images per class, and of `masks` (files).
 
     Raises:
         ValueError: an option is out of range. Nothing has been written.
@@ -111,7 +111,7 @@ def _is_ours(folder: Path) -> bool:
             with Image.open(entry) as image:
                 if image.info.get("Description") != SIGNATURE:
                     return False
-        except OSError:  # no picture
+        except OSError:  # no image
             return False
     return True
 
@@ -214,7 +214,7 @@ def _outline(label: str, a: float, b: float, tilt: float, rng: Generator) -> np.
 def _add_lesion(echo: np.ndarray, label: str, slot: tuple[int, int], witness: bool, rng: Generator) -> np.ndarray:
     """Draw one lesion into `echo` (float [height, width] in dB, changed in place); returns its mask, bool of its shape.
 
-    `slot` is (index, number of lesions): the lesions of a picture stand side by side. The `witness` of orientation is
+    `slot` is (index, number of lesions): the lesions of an image stand side by side. The `witness` of orientation is
     a tilted lesion in the upper left quarter.
     """
     height, width = echo.shape
@@ -286,7 +286,7 @@ def _colour_flow(picture: Image.Image, region: np.ndarray, rng: Generator) -> No
 
 
 def _marks(picture: Image.Image, region: np.ndarray, number: int, doppler: bool, rng: Generator) -> None:
-    """Burn callipers, text and pictogram into the RGB picture, by its number; `region` is the first lesion (bool)."""
+    """Burn callipers, text and pictogram into the RGB image, by its number; `region` is the first lesion (bool)."""
     draw, (width, height) = ImageDraw.Draw(picture), picture.size
     colour = (255, 255, 0) if doppler else (235, 235, 235)
     if number % 4 == 2 or doppler:

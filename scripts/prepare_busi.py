@@ -1,6 +1,6 @@
 """Turn BUSI, or a folder of the same layout, into one folder that training, MONAI Label and every other command read.
 
-In:  a folder with the class folders `normal`, `benign`, `malignant`; in each, pictures `NAME.png` beside their masks
+In:  a folder with the class folders `normal`, `benign`, `malignant`; in each, images `NAME.png` beside their masks
      `NAME_mask.png`, `NAME_mask_1.png`, ... (BUSI as published: W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, "Dataset
      of breast ultrasound images", Data in Brief 28 (2020) 104863). The source is only read.
 Out: `images/` (8-bit grey PNG, size unchanged), `labels/` (0/255 PNG, the union of a picture's masks), `datalist.json`
@@ -56,7 +56,7 @@ class Unusable(ValueError):
 
 @dataclass(eq=False)
 class Picture:
-    """One picture of the source; paths are relative to the source and use `/`."""
+    """One image of the source; paths are relative to the source and use `/`."""
 
     file: str
     class_name: str
@@ -69,7 +69,7 @@ class Picture:
     objection: str = ""
     burned_in_marks: str | None = None  # None: not in the published list
     columns: dict[str, str] = field(default_factory=dict)  # what else a table says of it
-    left_out: str = ""  # the reason, empty for a picture that is used
+    left_out: str = ""  # the reason, empty for an image that is used
 
     def item(self, set_name: str, class_names: Sequence[str]) -> dict:
         """The picture's entry in `datalist.json`."""
@@ -101,13 +101,13 @@ def prepare_busi(
         output_dir: folder to make; appears whole or not at all, and replaces nothing. Same input and options, same
             bytes.
         split: clean (default), grouped or random. clean leaves out scans that stand in several classes, axilla and
-            needle pictures; grouped only the former; random splits picture by picture, as the original notebook did.
+            needle images; grouped only the former; random splits image by image, as the original notebook did.
         folds: 0 for training, validation and testing (70/15/15 %), or the number of folds, 2 or more.
         seed: whole number from 0 to 4294967295 that draws the parts.
         strict: stop when files cannot be used, in place of leaving them out by name.
 
     Returns:
-        Number of pictures found, used, in each part, left out, and of files refused.
+        Number of images found, used, in each part, left out, and of files refused.
 
     Raises:
         ValueError: an option is wrong, or the source or its files cannot be used; the message names option or file.
@@ -136,7 +136,7 @@ def build(
     strict: bool = False,
     testing_only: bool = False,
 ) -> dict[str, int]:
-    """Convert the pictures of a set, divide them, and write the prepared folder.
+    """Convert the images of a set, divide them, and write the prepared folder.
 
     Args:
         source: folder of the set.
@@ -144,14 +144,14 @@ def build(
         pictures: what `source` holds.
         refused: a line on each file that cannot be used; those found here are added.
         class_names: names in the order of the class indices.
-        group: sets the groups of the usable pictures and which are left out; returns `name`, `reference` and `notes` of
+        group: sets the groups of the usable images and which are left out; returns `name`, `reference` and `notes` of
             the set.
         made_by: `prepared_by`, `split`, `folds` and `seed`.
         strict: whether refused files end it all.
-        testing_only: whether every picture is for testing.
+        testing_only: whether every image is for testing.
 
     Returns:
-        Number of pictures found, used, in each part, left out, and of files refused.
+        Number of images found, used, in each part, left out, and of files refused.
 
     Raises:
         ValueError: nothing can be used, too little for the parts, or something not although `strict`.
@@ -236,10 +236,10 @@ def natural(text: str) -> tuple:
 
 
 def scan(source: Path) -> tuple[list[Picture], list[str]]:
-    """List the pictures of `source` with their masks and output names, in a fixed order and without opening them.
+    """List the images of `source` with their masks and output names, in a fixed order and without opening them.
 
-    Returns with them a line on each file that is neither a picture nor a picture's mask. Raises ValueError when there
-    is no class folder, an unknown one, or no picture at all.
+    Returns with them a line on each file that is neither an image nor a picture's mask. Raises ValueError when there
+    is no class folder, an unknown one, or no image at all.
     """
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
     if not any(folder.name.lower() in CLASSES for folder in folders):
@@ -277,7 +277,7 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
 
 
 def name_outputs(pictures: list[Picture]) -> None:
-    """Give each picture a name of its own in the flat output; upper and lower case count as equal.
+    """Give each image a name of its own in the flat output; upper and lower case count as equal.
 
     A backslash, which a name may hold on Linux, would part folders on Windows. What is too long is cut.
     """
@@ -291,7 +291,7 @@ def name_outputs(pictures: list[Picture]) -> None:
 
 
 def convert(pictures: list[Picture], source: Path, target: Path, refused: list[str]) -> list[Picture]:
-    """Write image and label of each usable picture and return these pictures; add what is wrong with the others to
+    """Write image and label of each usable image and return these images; add what is wrong with the others to
     `refused`. Size, thumbnail and repairs are noted in the picture."""
     usable = []
     uses = Counter(file for picture in pictures for file in picture.masks)
@@ -304,7 +304,7 @@ def convert(pictures: list[Picture], source: Path, target: Path, refused: list[s
         except Unusable as error:
             refused.append(f"{picture.file}: {error}")
             continue
-        image = Image.fromarray(grey)  # a new picture: no text, profile or palette of the source travels along
+        image = Image.fromarray(grey)  # a new image: no text, profile or palette of the source travels along
         # Level 4 makes files of the size of Pillow's default 6 in 40 % of its time.
         image.save(target / "images" / f"{picture.name}.png", compress_level=4)
         Image.fromarray(label).save(target / "labels" / f"{picture.name}.png", compress_level=4)
@@ -315,7 +315,7 @@ def convert(pictures: list[Picture], source: Path, target: Path, refused: list[s
 
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """Return a decoded picture, and what that took. Raises Unusable when the file is empty, damaged, or no picture."""
+    """Return a decoded image, and what that took. Raises Unusable when the file is empty, damaged, or no picture."""
     try:
         image = open_image(path)
     except (ValueError, OSError) as error:
@@ -326,7 +326,7 @@ def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
 
 
 def read_grey(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read a picture as uint8 grey (H, W) by the bundle's rule, and say what had to be done beyond dropping equal
+    """Read an image as uint8 grey (H, W) by the bundle's rule, and say what had to be done beyond dropping equal
     channels. Raises Unusable."""
     image, repairs = open_picture(path)
     try:
@@ -386,7 +386,7 @@ def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.nda
 
 
 def count(lists: dict[str, list[Picture]], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Count the pictures of each class in each list."""
+    """Count the images of each class in each list."""
     return {part: {c: sum(p.class_name == c for p in found) for c in class_names} for part, found in lists.items()}
 
 

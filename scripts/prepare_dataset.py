@@ -235,7 +235,7 @@ def read_table(file: Path, layout: Layout, images: Collection[str], refused: lis
 def choose_names(pictures: list[Picture], class_names: list[str] | None) -> list[str]:
     """Return the names in the order of the class indices: those given, the bundle's own, or those found, sorted.
 
-    The bundle's own are taken where they cover all that are found, in any case; the pictures get their spelling.
+    The bundle's own are taken where they cover all that are found, in any case; the images get their spelling.
     """
     if class_names:
         return class_names

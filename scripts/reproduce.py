@@ -185,6 +185,17 @@ def evaluate(name: str, places: Places) -> None:
     run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output, overwrite=True)
 
 
+def quick(places: Places) -> None:
+    """Train on BUSI alone as train_quick.json has it, and evaluate on the testing split and the external set."""
+    folder = places.runs / "quick"
+    where = {"dataset_dir": places.runs / "clean", "ckpt_dir": folder, "output_dir": folder, "resume": True}
+    run_bundle("Quick training", "training", ["train", "train_quick"], **where)
+    for name, data in (("testing", "clean"), ("external", "external")):
+        where = {"dataset_dir": places.runs / data, "ckpt_dir": folder, "output_dir": folder / name}
+        run_bundle(f"Quick training, {name}", "evaluating", ["train", "evaluate"], **where, overwrite=True)
+        _copy(folder / name / "metrics.json", RESULTS / "quick" / f"{name}.json")
+
+
 def levers(places: Places) -> None:
     """Short trainings on BUSI, each with one thing of the recipe changed."""
     from study.levers import measure_levers
@@ -361,6 +372,8 @@ def _steps() -> Iterable[Step]:
     yield Step("postprocessing", "threshold, parts that are kept", 10, postprocessing, made, joined, needs)
     made = ("results/active_learning.csv",)
     yield Step("active_learning", "order of labels", 120, active_learning, made, (), ("busi_clean",))
+    made, needs = ("results/quick/testing.json", "results/quick/external.json"), ("busi_clean", "prepare_external")
+    yield Step("quick", "training on BUSI in half an hour", 40, quick, made, (), needs)
     made, needs = ("results/search/levers.csv",), ("busi_clean", "bus_bra")
     yield Step("levers", "short trainings with one thing changed", 120, levers, made, (), needs)
     made, needs = ("results/fine_tuning.csv",), ("prepare_external",)

@@ -1,11 +1,11 @@
-"""Show predictions: the outlines on each picture, and a page to sort, filter and look at the failures.
+"""Show predictions: the outlines on each image, and a page to sort, filter and look at the failures.
 
     python scripts/show_predictions.py --predictions DIR --images DIR --output_dir DIR [--labels DIR] [--datalist FILE]
         [--grad_cam True] [--probability_map True] [--ckpt_dir DIR] [--image_size 128 ...]
 
 PREDICTIONS is the output folder of the bundle's inference, or of its evaluation with --save_masks True. OUTPUT_DIR gets
-a PNG for each picture and `index.html`, which shows them; copy the folder as a whole. With --labels (true masks) and,
-for inference, --datalist (true classes) the page lists the worst masks, every missed malignant picture and false masks.
+a PNG for each image and `index.html`, which shows them; copy the folder as a whole. With --labels (true masks) and,
+for inference, --datalist (true classes) the page lists the worst masks, every missed malignant image and false masks.
 
 --grad_cam shows where the class comes from, scored against the true masks in `grad_cam.json`; --probability_map the
 mask's probabilities. Both run the network of --ckpt_dir; options of the bundle that belong to the weights are given
@@ -33,7 +33,7 @@ from scripts.files import output_stem, read_csv, write_csv, write_json
 from scripts.metrics import MISSED_BELOW, Images, overlap
 from scripts.transforms import open_image, to_grey, to_mask
 
-FOOTER_WIDTH = 250  # pixels; narrower pictures get a black margin on the right, so that the footer can be read
+FOOTER_WIDTH = 250  # pixels; narrower images get a black margin on the right, so that the footer can be read
 WORST = 12  # masks in the gallery
 ERRORS = ("wrong class", "missed malignant", "missed lesion", "false mask")
 DOUBTS = ("unsure", "disagreement")
@@ -51,13 +51,13 @@ def show_predictions(
     ckpt_dir: Path = BUNDLE / "models",
     **options: str,
 ) -> dict[str, int]:
-    """Write one PNG a picture, the predicted outline in its class's colour, the true one in white, and `index.html`.
+    """Write one PNG an image, the predicted outline in its class's colour, the true one in white, and `index.html`.
 
     Args:
         predictions: folder with masks and `predictions.csv` (inference) or `pictures.csv` (evaluation).
-        images: folder of the pictures.
+        images: folder of the images.
         output_dir: folder for the drawings; made if missing.
-        labels: folder of true masks (0 and 255) named like the pictures; none by default.
+        labels: folder of true masks (0 and 255) named like the images; none by default.
         datalist: datalist of a prepared folder, for the true classes; an evaluation knows them.
         grad_cam: whether to draw and score Grad-CAM of the predicted class.
         probability_map: whether to draw the mask's probabilities.
@@ -65,7 +65,7 @@ def show_predictions(
         options: ids of the bundle's inference with other values, for the maps.
 
     Returns:
-        dict: number of pictures drawn and of those that could not be drawn (each is named).
+        dict: number of images drawn and of those that could not be drawn (each is named).
 
     Raises:
         ValueError: an option is wrong.
@@ -120,7 +120,7 @@ def show_predictions(
 
 
 def read_rows(predictions: Path, ckpt_dir: Path, datalist: Path | None) -> tuple[list[dict], dict]:
-    """The pictures of a table of inference or evaluation.
+    """The images of a table of inference or evaluation.
 
     Returns:
         list of dicts with `filename`, `class`, `true_class` (empty: unknown), `probabilities` by class, `suspicious`
@@ -287,7 +287,7 @@ def _score(row: dict, heat: np.ndarray, lesion: np.ndarray) -> dict:
 
 
 def _write_scores(output: Path, scores: list[dict]) -> dict:
-    """Write the scores of Grad-CAM a picture and their means, and return the latter."""
+    """Write the scores of Grad-CAM an image and their means, and return the latter."""
     columns = ("pointing_game", "energy_inside", "centre", "chance")
     means = {key: float(np.mean([row[key] for row in scores])) for key in columns}
     summary = {"notice": NOTICE, "layer": LAYER, "pictures": len(scores), **means}
@@ -300,7 +300,7 @@ def _write_scores(output: Path, scores: list[dict]) -> dict:
 
 
 def _read(path: Path, convert: Callable[..., np.ndarray] = to_grey) -> np.ndarray | None:
-    """Read a picture as 8-bit grey, or with `to_mask` a mask, (height, width), or return None."""
+    """Read an image as 8-bit grey, or with `to_mask` a mask, (height, width), or return None."""
     try:
         return convert(open_image(path))
     except (OSError, ValueError):
@@ -317,7 +317,7 @@ def _write(path: Path, drawing: np.ndarray) -> None:
 def outlined(
     drawing: np.ndarray, mask: np.ndarray | None, true: np.ndarray | None, colour: tuple[int, ...] | None
 ) -> np.ndarray:
-    """Draw the outlines of two masks (height, width), either of them None, on a copy of a picture (H, W, BGR)."""
+    """Draw the outlines of two masks (height, width), either of them None, on a copy of an image (H, W, BGR)."""
     drawing, width = drawing.copy(), max(2, round(max(drawing.shape) / 170))
     for region, shade in ((true, bgr(TRUE_COLOUR)), (mask, colour)):
         if region is not None:
@@ -327,7 +327,7 @@ def outlined(
 
 
 def captioned(drawing: np.ndarray, text: str, colour: tuple[int, ...], bar: np.ndarray | None = None) -> np.ndarray:
-    """A picture (height, width, BGR) above a strip with a text, the notice and the colours (N, 3) of a map, if any."""
+    """An image (height, width, BGR) above a strip with a text, the notice and the colours (N, 3) of a map, if any."""
     size = max(1, drawing.shape[1] / 500)
     strip = np.zeros((STRIP, round(max(drawing.shape[1], FOOTER_WIDTH) / size), 3), np.uint8)
     font = cv2.FONT_HERSHEY_SIMPLEX
@@ -345,7 +345,7 @@ def captioned(drawing: np.ndarray, text: str, colour: tuple[int, ...], bar: np.n
 def _write_map(
     path: Path, picture: np.ndarray, heat: np.ndarray, top: float, text: str, true: np.ndarray | None
 ) -> None:
-    """Draw a map (height, width) from 0 to `top` over its picture, with the true outline and a bar of its colours."""
+    """Draw a map (height, width) from 0 to `top` over its image, with the true outline and a bar of its colours."""
     levels = (heat / max(float(top), 1e-12) * 255).clip(0, 255).astype(np.uint8)
     coloured = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)
     drawing = cv2.addWeighted(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), 0.5, coloured, 0.5, 0)

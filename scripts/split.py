@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from prepare_busi import Picture
 
 CLASSES = ("normal", "benign", "malignant")  # of BUSI, in the order of their indices
-PARTS = {"training": 0.7, "validation": 0.15, "testing": 0.15}  # shares of the pictures; 546/117/117 of 780
-FOLD_VALIDATION = 1 / 8  # share of the pictures outside the tested fold
+PARTS = {"training": 0.7, "validation": 0.15, "testing": 0.15}  # shares of the images; 546/117/117 of 780
+FOLD_VALIDATION = 1 / 8  # share of the images outside the tested fold
 SPLITS = {
     "clean": "grouped by scan; scans that stand in several classes, axilla and needle pictures left out",
     "grouped": "grouped by scan; scans that stand in several classes left out",
@@ -23,7 +23,7 @@ SPLITS = {
     "random": "every picture on its own, stratified by class; copies of one scan may stand in several parts",
 }
 FACTS = Path(__file__).with_name("busi_groups.csv")
-# Of the pictures that bear a listed name, this share must also have the listed size before the list is believed:
+# Of the images that bear a listed name, this share must also have the listed size before the list is believed:
 # another set in BUSI's layout may well hold a "benign (1).png".
 LISTED_SHARE = 0.9
 THUMB = 48  # pixels
@@ -40,7 +40,7 @@ def read_facts() -> dict[tuple[str, str], dict[str, str]]:
 
 
 def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
-    """Return which of N pictures show the same scan, upright or mirrored: bool (N, N) from thumbnails (N, h, w)."""
+    """Return which of N images show the same scan, upright or mirrored: bool (N, N) from thumbnails (N, h, w)."""
     flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
@@ -51,8 +51,8 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
 def join_groups(pictures: list[Picture], facts: dict) -> None:
     """Set each picture's group: the published groups, where they apply, joined with near-duplicates on the pixels.
 
-    A published row applies to a picture of its class, file name and size, given that at least 90 % of the pictures with
-    listed names have the listed sizes; other pictures are grouped by pixels alone. Groups keep their published name
+    A published row applies to an image of its class, file name and size, given that at least 90 % of the images with
+    listed names have the listed sizes; other images are grouped by pixels alone. Groups keep their published name
     `G...`; those without one get `P...`. The published objection and burned-in marks are set as well.
     """
     rows = [facts.get((picture.class_name, Path(picture.file).name)) for picture in pictures]
@@ -75,7 +75,7 @@ def join_groups(pictures: list[Picture], facts: dict) -> None:
 
 
 def leave_out(pictures: list[Picture], split: str) -> None:
-    """Set `left_out` to the reason in the pictures that `split` does not use."""
+    """Set `left_out` to the reason in the images that `split` does not use."""
     classes: dict[str, set[str]] = {}
     for picture in pictures:
         classes.setdefault(picture.group, set()).add(picture.class_name)
@@ -91,18 +91,18 @@ def allocate(classes: Sequence[int], groups: Sequence[str], shares: Sequence[flo
     """Distribute groups over parts so that every class keeps its share in every part.
 
     Class by class, groups go from large to small, in drawn order among equals, to the part that still misses most: most
-    of its own target for groups of several pictures, so that these spread over all parts; most pictures for single
-    ones, which also even out the rounding of the classes before. On BUSI no class is off its target by a whole picture
+    of its own target for groups of several images, so that these spread over all parts; most images for single
+    ones, which also even out the rounding of the classes before. On BUSI no class is off its target by a whole image
     in any part, where scikit-learn's StratifiedGroupKFold (20 folds joined to 70/15/15) is off by up to 2.9.
 
     Args:
-        classes: class number of each picture, (N,).
-        groups: group of each picture, (N,); a group has one class.
+        classes: class number of each image, (N,).
+        groups: group of each image, (N,); a group has one class.
         shares: wanted share of each part, summing to 1.
         seed: draws the order; numpy's RandomState, whose stream is fixed for good.
 
     Returns:
-        Number of the part of each picture, int (N,).
+        Number of the part of each image, int (N,).
     """
     _, group_of = np.unique(groups, return_inverse=True)
     sizes = np.bincount(group_of)
@@ -115,7 +115,7 @@ def allocate(classes: Sequence[int], groups: Sequence[str], shares: Sequence[flo
         members = order[class_of[order] == number]
         missing = shares * sizes[members].sum()
         for group in members:
-            # 0.7: with all of `carried`, classes of BUSI are off by up to 0.95 pictures in place of 0.65. Clipped, so
+            # 0.7: with all of `carried`, classes of BUSI are off by up to 0.95 images in place of 0.65. Clipped, so
             # that a large group which could not be placed well in one class does not pull the others off.
             need = missing / shares if sizes[group] > 1 else missing + 0.7 * np.clip(carried, -1, 1)
             part[group] = np.argmax(need)
@@ -127,7 +127,7 @@ def allocate(classes: Sequence[int], groups: Sequence[str], shares: Sequence[flo
 def split_pictures(
     pictures: list[Picture], shares: Sequence[float], split: str, seed: int, class_names: Sequence[str] = CLASSES
 ) -> list[list[Picture]]:
-    """Return the pictures of each part in their old order, and check that no group crosses.
+    """Return the images of each part in their old order, and check that no group crosses.
 
     Raises ValueError when there are too few groups, so that a part stays empty.
     """

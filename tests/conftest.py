@@ -42,10 +42,10 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tmp_path_factory):
-    """Folder of the same layout with two small pictures of each class in each part, quick to read. Read it only.
+    """Folder of the same layout with two small images of each class in each part, quick to read. Read it only.
 
-    Pictures are noise about grey 100 and of several sizes, none square. Lesions are rectangles, dark in benign and
-    bright in malignant pictures.
+    Images are noise about grey 100 and of several sizes, none square. Lesions are rectangles, dark in benign and
+    bright in malignant images.
     """
     folder = tmp_path_factory.mktemp("tiny")
     random = np.random.default_rng(0)

@@ -97,7 +97,7 @@ def answer_parts(response):
 
 
 def run_inference(bundle, pictures, folder, *options):
-    """Copy pictures to `folder`/in, and have `monai.bundle run` write their masks and table to `folder`/out."""
+    """Copy images to `folder`/in, and have `monai.bundle run` write their masks and table to `folder`/out."""
     (folder / "in").mkdir()
     for picture in pictures:
         shutil.copy(picture, folder / "in")

@@ -49,6 +49,16 @@ def test_all_wrong_options_and_items_are_named_at_once(tiny_prepared, tmp_path):
         assert words in text, text
 
 
+def test_the_split_that_trains_is_the_one_that_is_checked(tiny_prepared, tmp_path):
+    datalist = json.loads((tiny_prepared / "datalist.json").read_text())
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist | {"training": []}))
+    options = ["--dataset_dir", str(tiny_prepared), "--datalist", str(tmp_path / "datalist.json")]
+    check_command([*TRAIN, *options, "--train_split", "testing"])
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist | {"testing": []}))
+    with pytest.raises(ValueError, match="datalist.json: no item in testing"):
+        check_command([*TRAIN, *options, "--train_split", "testing"])
+
+
 def test_a_right_command_passes_and_an_evaluation_is_asked_for_its_own_split_alone(tiny_prepared, tmp_path):
     check_command([*TRAIN, "--dataset_dir", str(tiny_prepared)])
     datalist = json.loads((tiny_prepared / "datalist.json").read_text())

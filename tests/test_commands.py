@@ -118,7 +118,7 @@ def torchrun():
 
 @pytest.fixture(scope="module")
 def data(tiny_prepared, tmp_path_factory):
-    """Copy of the tiny folder under a name with spaces, with an odd number of pictures to test on."""
+    """Copy of the tiny folder under a name with spaces, with an odd number of images to test on."""
     folder = tmp_path_factory.mktemp("commands") / "prepared data (tiny)"
     shutil.copytree(tiny_prepared, folder)
     datalist = read_json(folder / "datalist.json")
@@ -163,7 +163,7 @@ def test_training_leaves_weights_a_checkpoint_and_curves_and_nothing_else(traine
 
 def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(trained, data):
     curves = scalars(trained.output)
-    steps = EPOCHS * 2  # six pictures in batches of four
+    steps = EPOCHS * 2  # six images in batches of four
     for name in ("loss", "segmentation_loss", "classification_loss"):
         assert [step for step, _ in curves[name]] == list(range(1, steps + 1))
     terms = [curves[f"{name}loss"] for name in ("", "segmentation_", "classification_")]
@@ -174,7 +174,7 @@ def test_tensorboard_holds_the_terms_of_the_loss_the_metrics_and_pictures(traine
     events = EventAccumulator(str(next(trained.output.glob("events*"))))
     events.Reload()
     images = events.Tags()["images"]
-    assert len(images) == 3 and all(events.Images(tag) for tag in images)  # picture, label, prediction
+    assert len(images) == 3 and all(events.Images(tag) for tag in images)  # image, label, prediction
     # The last image, upright, with the border that fills it up to multiples of 32
     item = read_json(data / "datalist.json")["validation"][-1]
     for tag, key in (("input_0", "image"), ("input_1", "label")):
@@ -476,7 +476,7 @@ def make_odd_folder(folder, source):
 
 @pytest.fixture(scope="module")
 def odd(data, trained, tmp_path_factory):
-    """Inference on a folder of pictures of every kind, all in batches of eight and then one by one."""
+    """Inference on a folder of images of every kind, all in batches of eight and then one by one."""
     folder = tmp_path_factory.mktemp("odd") / "my pictures"
     good, bad = make_odd_folder(folder, data / read_json(data / "datalist.json")["testing"][-1]["image"])
     options = [*INFERENCE_CONFIG, *SMALL, "--dataset_dir", folder, "--ckpt_dir", trained.models, "--output_dir"]
@@ -657,7 +657,7 @@ def test_two_processes_train_one_network(data, trained, tmp_path):
     paths = ["--datalist", tmp_path / "odd.json", "--ckpt_dir", tmp_path / "m", "--output_dir", tmp_path / "o"]
     config = ["--config_file", "['configs/train.json','configs/multi_gpu_train.json']"]
     text = run("training", *config, *trained.options, *paths, "--epochs", "2", launcher=torchrun())
-    assert text.count("Epoch: 2/2, Iter: 1/1") == 1  # three pictures each make one batch; one process speaks
+    assert text.count("Epoch: 2/2, Iter: 1/1") == 1  # three images each make one batch; one process speaks
     weights = load(tmp_path / "m" / "model.pt")
     assert weights.keys() == load(trained.models / "model.pt").keys()  # without the wrapper's prefix
     assert load(tmp_path / "m" / "checkpoint.pt")["network"].keys() == weights.keys()
@@ -861,7 +861,7 @@ def test_monai_label_trains_without_classes(pretrained, label_bundle):
     assert all(torch.isfinite(value).all() for value in after.values())
 
 
-# The real pictures, where they are
+# The real images, where they are
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="BUSI does not lie in ../shared/data")

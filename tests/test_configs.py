@@ -29,7 +29,7 @@ def expressions(content):
 
 
 def test_the_bundle_has_the_files_of_the_zoo():
-    for name in ("evaluate", "inference", "metadata", "multi_gpu_evaluate", "multi_gpu_train", "train"):
+    for name in ("evaluate", "inference", "metadata", "multi_gpu_evaluate", "multi_gpu_train", "train", "train_quick"):
         assert f"{name}.json" in FILES
     for name in ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt", "scripts/__init__.py"):
         assert (ROOT / "bundle" / name).is_file(), name
@@ -92,7 +92,7 @@ def test_the_network_gives_what_metadata_declares():
 
 def test_pictures_are_prepared_alike_everywhere():
     def steps(config, transforms):
-        """What each transform does to the picture, whatever it does to the mask besides."""
+        """What each transform does to the image, whatever it does to the mask besides."""
         found = []
         for step in transforms:
             step = config[step[1:]] if isinstance(step, str) else step
@@ -170,6 +170,7 @@ def test_every_component_of_a_config_can_be_imported(name):
         ["train"],
         ["inference"],
         ["train", "evaluate"],
+        ["train", "train_quick"],
         ["train", "multi_gpu_train"],
         ["train", "evaluate", "multi_gpu_evaluate"],
     ],

@@ -1,4 +1,4 @@
-"""cross_validate tests every picture once, by a network that has not seen it, and goes on after an interruption."""
+"""cross_validate tests every image once, by a network that has not seen it, and goes on after an interruption."""
 
 import csv
 import json
@@ -72,7 +72,7 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     right = [row["true_class"] == row["predicted_class"] for row in rows]
     assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
     for k in (0, 1):
-        # Calibrated on the other fold's test pictures, which are this fold's training and validation pictures
+        # Calibrated on the other fold's test images, which are this fold's training and validation images
         calibration = json.loads((output / f"fold_{k}" / "calibration.json").read_text())
         assert calibration["fitted_on"]["pictures"] == figures["folds"][1 - k]["pictures"]
         alone = json.loads((output / f"fold_{k}" / "testing" / "metrics.json").read_text())
@@ -108,7 +108,7 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert len(worth["chosen"]) == 2 and worth["pictures"] == len(rows)
     assert worth["dice_all_pictures"] <= settings[0]["dice_all_pictures"] + 1e-4
 
-    # Pictures of the testing part of the weights that ship are left out
+    # Images of the testing part of the weights that ship are left out
     testing = [{"image": f"images/{row['filename']}"} for row in rows[:5]]
     (tmp_path / "some.json").write_text(json.dumps({"testing": testing}))
     choose_postprocessing(folds, output, tmp_path / "some.json", table, **network)

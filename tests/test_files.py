@@ -151,7 +151,7 @@ def test_masks_are_written_whole(tmp_path):
     writer.set_metadata({}, resample=False)
     writer.write(str(tmp_path / "a.png"))
     with Image.open(tmp_path / "a.png") as mask:
-        assert mask.size == (3, 2)  # arrays are (W, H), as MONAI reads pictures
+        assert mask.size == (3, 2)  # arrays are (W, H), as MONAI reads images
     assert [f.name for f in tmp_path.iterdir()] == ["a.png"]
 
 

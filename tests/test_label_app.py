@@ -1,4 +1,4 @@
-"""label_app on MONAI Label's real server: answers, labels, training, the choice of the next picture, closed doors."""
+"""label_app on MONAI Label's real server: answers, labels, training, the choice of the next image, closed doors."""
 
 import gzip
 import hashlib
@@ -52,7 +52,7 @@ def nrrd_bytes(volume):
 
 
 def nifti_bytes(volume):
-    """A volume (W, H, 1), uint8, as .nii.gz in the frame of a picture (left, posterior, superior)."""
+    """A volume (W, H, 1), uint8, as .nii.gz in the frame of an image (left, posterior, superior)."""
     return gzip.compress(nibabel.Nifti1Image(volume, np.diag([-1, -1, 1, 1])).to_bytes())
 
 

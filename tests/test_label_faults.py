@@ -110,7 +110,7 @@ class Campaign:
 
 
 def campaign(server, seed=0):
-    """Send good and hostile requests to a server that has pictures and no label.
+    """Send good and hostile requests to a server that has images and no label.
 
     Args:
         server: a running ``label_server.Server``.
@@ -262,7 +262,7 @@ def masks_of_many_kinds(run, name, white):
 
 
 def hostile_files(run, name, picture, random):
-    """Files that are no picture or no label, that lie, or that grow."""
+    """Files that are no image or no label, that lie, or that grow."""
     width, height = picture.size
     address = f"/datastore/label?image={quote(name)}"
     lines = bytes(width + 1) * height
@@ -503,7 +503,7 @@ def kills(label_venv, pictures, bundle, folder, count=5, seed=0):
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory, prepared):
-    """Phantoms and files that pass for pictures until they are decoded."""
+    """Phantoms and files that pass for images until they are decoded."""
     folder = tmp_path_factory.mktemp("faults") / "studies"
     folder.mkdir()
     for file in sorted((prepared / "images").glob("*"))[::3]:

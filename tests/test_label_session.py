@@ -1,4 +1,4 @@
-"""A day of labelling through the REST interface: sixty pictures, twenty labels, a training, a restart.
+"""A day of labelling through the REST interface: sixty images, twenty labels, a training, a restart.
 
 On the real set where it lies beside the project, with the weights that ship where there are any; on phantoms elsewhere.
 The figures go to LABEL_SESSION (a JSON file) where that variable names one.
@@ -64,7 +64,7 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
         return np.asarray(Image.open(truth[name]["label"]))
 
     def lesion_dice(server, chosen):
-        """Mean Dice over lesion pictures, sent as files."""
+        """Mean Dice over lesion images, sent as files."""
         chosen = [name for name in chosen if true_mask(name).any()]
         return statistics.mean(dice(server.infer(MODEL, file=truth[n]["image"])[0], true_mask(n)) for n in chosen)
 
@@ -77,7 +77,7 @@ def test_a_day_of_labelling(label_venv, small_bundle, testing, tmp_path):
 
     with serve_app(label_venv, studies, bundle, log) as server:
         server.infer(MODEL, names[0])  # the first answer loads the libraries
-        assert server.wait_for("scoring")["status"] == "DONE"  # so many pictures are scored in the background
+        assert server.wait_for("scoring")["status"] == "DONE"  # so many images are scored in the background
         for number in range(LABELS):
             asked = server.request("POST", "/activelearning/uncertainty", json={}).json()["id"]
             assert asked in truth and asked not in first

@@ -20,7 +20,7 @@ def joint_loss(weight=0.5):
 
 
 def batch(classes, lesion=0):
-    """Even logits for len(classes) pictures of 2 x 2 pixels."""
+    """Even logits for len(classes) images of 2 x 2 pixels."""
     size = len(classes)
     outputs = {"pred": torch.zeros(size, 2, 2, 2), "class_logits": torch.zeros(size, 3)}
     outputs = {name: value.requires_grad_() for name, value in outputs.items()}
@@ -64,7 +64,7 @@ def test_in_the_bundles_loss_a_false_mask_costs_more_than_none():
     label[0, :, 8:16, 8:16] = 1
     right = torch.cat([1 - label, label], dim=1) * 12 - 6
     wrong = right.clone()
-    wrong[1] = right[0]  # the same lesion in the empty picture
+    wrong[1] = right[0]  # the same lesion in the empty image
     values = []
     for pred in (right, wrong):
         outputs = {"pred": pred, "class_logits": torch.zeros(2, 3)}

@@ -49,7 +49,7 @@ def grey(path):
 
 
 def masks_of(picture):
-    """Masks of a picture by file order, as bool [height, width]."""
+    """Masks of an image by file order, as bool [height, width]."""
     paths = sorted(picture.parent.glob(f"{picture.stem}_mask*.png"))
     return [np.asarray(Image.open(path).convert("L")) > 0 for path in paths]
 

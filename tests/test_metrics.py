@@ -59,7 +59,7 @@ TABLE = [
 
 @pytest.fixture
 def figures():
-    """Summary of the seven pictures above."""
+    """Summary of the seven images above."""
     return summarize(images(*TABLE))
 
 
@@ -99,7 +99,7 @@ def test_figures_of_the_class(figures):
 def test_a_figure_that_the_pictures_cannot_give_is_none():
     normal = summarize(images(((0, 0, 0, 100), 0, (0.9, 0.1, 0.0))))
     assert normal["lesion_dice"] is None and normal["missed_rate"] is None and normal["auroc_macro"] is None
-    assert normal["score"] == 1  # Dice of all pictures stands in, classes that are absent do not count
+    assert normal["score"] == 1  # Dice of all images stands in, classes that are absent do not count
     lesion = summarize(images(((4, 4, 4, 100), 1, (0.1, 0.9, 0.0))))
     assert lesion["false_mask_rate"] is None
 
@@ -133,7 +133,7 @@ def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path, caplo
     values = metric.compute()
     assert metric.compute() == values and caplog.text.count("2 pictures: metrics.json") == 1  # as ignite asks twice
     assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
-    assert values["auroc_macro"] != values["auroc_macro"]  # no malignant picture: NaN in the engine's state ...
+    assert values["auroc_macro"] != values["auroc_macro"]  # no malignant image: NaN in the engine's state ...
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert figures["auroc_macro"] is None and figures["part"] == "testing"  # ... and null in the file
     with open(tmp_path / "pictures.csv", newline="") as file:

@@ -90,7 +90,7 @@ def opened(browser, path, viewport):
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_a_page_loads_fits_and_is_accessible(pages, browser, name, viewport):
     page = opened(browser, pages[0][name], viewport)
-    # Pictures far below load when they come into sight; here, all at once.
+    # Images far below load when they come into sight; here, all at once.
     page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     page.wait_for_function("[...document.images].every(i => i.complete)")
     assert page.evaluate("document.images.length") > 5

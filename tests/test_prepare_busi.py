@@ -39,7 +39,7 @@ def run(*options, cwd=ROOT, **variables):
 
 
 def noise(seed, height=HEIGHT, width=WIDTH):
-    """A grey picture unlike that of any other seed."""
+    """A grey image unlike that of any other seed."""
     coarse = np.random.RandomState(seed).randint(0, 256, (8, 8)).astype(np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -56,7 +56,7 @@ def save(path, pixels, **options):
 
 
 def make_source(folder, number=4):
-    """`number` pictures of each class named as in BUSI, each with one mask."""
+    """`number` images of each class named as in BUSI, each with one mask."""
     for index, name in enumerate(CLASSES):
         for k in range(1, number + 1):
             save(folder / name / f"{name} ({k}).png", noise(100 * index + k))
@@ -93,7 +93,7 @@ def hashes(folder):
 
 
 def facts_as_pictures():
-    """The published list as if all 780 pictures had been read and no further copy had been found on the pixels."""
+    """The published list as if all 780 images had been read and no further copy had been found on the pixels."""
     return [
         command.Picture(f"{name}/{file}", name, [], file, group=row["group"], objection=row["objection"])
         for (name, file), row in command.read_facts().items()
@@ -585,7 +585,7 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     assert set(summary["left_out"].values()) == {"scan stands in several classes"}
     assert not (tmp_path / "out" / "images" / "malignant (3).png").exists()
     assert len(list((tmp_path / "out" / "labels").iterdir())) == len(found) == 25
-    # Pictures that are not BUSI's: nothing published is said of them.
+    # Images that are not BUSI's: nothing published is said of them.
     assert summary["in_published_list"] == 0 and "burned_in_marks" not in found["benign/benign (1).png"]
     datalist = read_json(tmp_path / "out" / "datalist.json")
     assert datalist["name"] == "pictures in the layout of BUSI" and not datalist["reference"]
@@ -602,7 +602,7 @@ def test_the_published_list_is_used_where_name_and_size_agree_and_the_folder_is_
     facts = command.read_facts()
 
     def pictures(wrong=0):
-        """A twelfth of BUSI, every `wrong`-th of another size, and a picture that the list does not know."""
+        """A twelfth of BUSI, every `wrong`-th of another size, and an image that the list does not know."""
         made = [
             command.Picture(f"{name}/{file}", name, [], size=(int(row["width"]), int(row["height"])))
             for (name, file), row in list(facts.items())[::12]
@@ -688,7 +688,7 @@ def test_no_group_crosses_and_class_shares_hold_for_200_seeds(split):
             assert len(set(zip(groups, parts))) == len(set(groups))
             for part, share in enumerate(shares):
                 counts = np.bincount(classes[parts == part], minlength=3)
-                assert np.abs(counts - share * whole).max() < 1  # pictures
+                assert np.abs(counts - share * whole).max() < 1  # images
                 assert np.abs(counts / counts.sum() - whole / len(classes)).max() < 0.01
         drawn.add(parts.tobytes())
     assert len(drawn) == 200

@@ -16,7 +16,7 @@ COUNT = 90
 
 
 def write_evaluation(folder, seed, names, temperature=1.0, threshold=0.3):
-    """An evaluation's two tables of random pictures; returns their rows."""
+    """An evaluation's two tables of random images; returns their rows."""
     random = np.random.default_rng(seed)
     rows = []
     for number, name in enumerate(names):
@@ -51,7 +51,7 @@ def write_evaluation(folder, seed, names, temperature=1.0, threshold=0.3):
 
 
 def items(names):
-    """Items of a datalist, three pictures a group, every second group with burned-in marks."""
+    """Items of a datalist, three images a group, every second group with burned-in marks."""
     return [
         {"image": f"images/{name}", "group": f"G{i // 3}", "burned_in_marks": "caliper" if i // 3 % 2 else ""}
         | ({"device": "AB"[i % 2], "birads": str(2 + i % 4)} if i < 60 else {})

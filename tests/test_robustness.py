@@ -1,4 +1,4 @@
-"""What the altered pictures show, and the evaluation of all conditions."""
+"""What the altered images show, and the evaluation of all conditions."""
 
 import json
 
@@ -25,12 +25,22 @@ def altered(name, image=IMAGE, mask=MASK):
     return function(image, mask, strength, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("name", list(robustness.CONDITIONS))
+@pytest.mark.parametrize("name", [name for name in robustness.CONDITIONS if not name.startswith("crop")])
 def test_size_and_type_stay(name):
     found = altered(name)
     assert found.shape == IMAGE.shape and found.dtype == np.uint8
     if name not in ("unaltered", "marks_erased"):
         assert (found != IMAGE).any()
+
+
+def test_crops_have_other_proportions_and_keep_the_lesion_and_its_mask():
+    shapes = {"crop_0.5": (60, 30), "crop_1": (60, 60), "crop_2": (40, 80)}
+    for name, shape in shapes.items():
+        image, mask = altered(name)
+        assert image.shape == mask.shape == shape
+        assert np.count_nonzero(mask) == np.count_nonzero(MASK)
+        assert (image[mask > 0] == IMAGE[MASK > 0]).all()
+        assert altered(name, mask=np.zeros_like(MASK))[0].shape == shape
 
 
 def distance(name):

@@ -1,4 +1,4 @@
-"""show_predictions draws every picture of the table, names what it cannot draw, and lists the errors."""
+"""show_predictions draws every image of the table, names what it cannot draw, and lists the errors."""
 
 import csv
 import json
@@ -50,10 +50,10 @@ def test_outlines_stand_where_the_masks_are(folders):
     assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png", "index.html", "plain"]
     drawn = np.asarray(Image.open(drawings / "a.png").convert("RGB")).astype(int)
     assert drawn.shape[0] > 40 and drawn.shape[1] >= 60  # the strip of text stands below
-    assert drawn[40:, 100:].max() > 100  # and reaches beyond a narrow picture
+    assert drawn[40:, 100:].max() > 100  # and reaches beyond a narrow image
     assert tuple(drawn[20, 10]) == (213, 94, 0)  # left border of the predicted mask, Okabe and Ito's vermilion
     assert tuple(drawn[20, 49]) == (255, 255, 255)  # right border of the true mask
-    assert tuple(drawn[20, 20]) == (90, 90, 90)  # the picture inside stays as it is
+    assert tuple(drawn[20, 20]) == (90, 90, 90)  # the image inside stays as it is
     plain = np.asarray(Image.open(drawings / "plain" / "a.png").convert("RGB"))
     assert plain.shape == drawn.shape and (plain[:40, :60] == 90).all()
 
@@ -185,7 +185,7 @@ def test_maps_are_drawn_and_scored_on_request(folders, weights):
 
 
 class Copy(torch.nn.Module):
-    """A network that sees a class, and a lesion, where the picture is bright."""
+    """A network that sees a class, and a lesion, where the image is bright."""
 
     def __init__(self):
         super().__init__()

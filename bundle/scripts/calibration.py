@@ -41,13 +41,13 @@ def fit_temperature(probabilities: np.ndarray, classes: Sequence[int]) -> float:
 def expected_calibration_error(probabilities: np.ndarray, classes: Sequence[int], bins: int = 15) -> float:
     """Mean distance of accuracy from confidence over bins of equal mass, in [0, 1] (Nguyen and O'Connor, EMNLP 2015).
 
-    Confidence is the largest probability of each row (N, K); bins differ by one picture at most.
+    Confidence is the largest probability of each row (N, K); bins differ by one image at most.
     """
     return sum(b["share"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(probabilities, classes, bins))
 
 
 def reliability(probabilities: np.ndarray, classes: Sequence[int], bins: int = 15) -> list[dict[str, float]]:
-    """Confidence, accuracy and share of the pictures in each bin, from the least to the most confident."""
+    """Confidence, accuracy and share of the images in each bin, from the least to the most confident."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == np.asarray(classes)
     parts = [p for p in np.array_split(np.argsort(confidence, kind="stable"), bins) if len(p)]
@@ -82,7 +82,7 @@ def load_calibration(path: str, weights: str) -> dict:
     says so.
 
     Returns:
-        ``temperature``; ``malignancy_threshold`` (probability from which on a picture is suspicious) and
+        ``temperature``; ``malignancy_threshold`` (probability from which on an image is suspicious) and
         ``unsure_below`` (largest probability under which the class is unsure), both None without calibration;
         ``weights_sha256``, empty where there are no weights.
     """

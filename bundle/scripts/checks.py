@@ -18,7 +18,6 @@ from .data import UNKNOWN_CLASS
 from .files import shown
 from .transforms import open_image, to_grey, to_mask
 
-SPLITS = ("training", "validation", "testing")
 NAMED = 50  # files of one problem that its line names
 
 
@@ -155,7 +154,7 @@ def option_problems(parser: ConfigParser) -> list[str]:
 def data_problems(parser: ConfigParser) -> list[str]:
     """One line for each kind of problem of the items that a training or an evaluation is going to read."""
     evaluation = "evaluating" in parser
-    wanted = {parser["part"]: "validate"} if evaluation else dict(zip(SPLITS, ("train", "validate")))
+    wanted = {parser["part"]: "validate"} if evaluation else {parser["train_split"]: "train", "validation": "validate"}
     try:
         names = parser.get_parsed_content("class_names")
     except Exception:  # told of the option already

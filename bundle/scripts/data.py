@@ -1,4 +1,4 @@
-"""From files to batches: which pictures there are, how often each is drawn."""
+"""From files to batches: which images there are, how often each is drawn."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class ImageLoader(ThreadDataLoader):
 
 
 def picture_problem(file: str | Path) -> str:
-    """Why a picture cannot be read; empty where it can."""
+    """Why an image cannot be read; empty where it can."""
     try:
         to_grey(open_image(file))
     except (ValueError, OSError) as error:
@@ -273,7 +273,7 @@ def sampling_weights(items: Sequence[dict]) -> torch.Tensor:
 
 
 def prepare_batch(batch: dict, device: torch.device | str, non_blocking: bool = False, **kwargs) -> tuple:
-    """Split a batch into pictures (B, 1, M, N) and targets: ``label`` (B, 1, M, N) and ``class`` (B,), long.
+    """Split a batch into images (B, 1, M, N) and targets: ``label`` (B, 1, M, N) and ``class`` (B,), long.
 
     MONAI Label sends no class; it becomes -1 (unknown) then.
     """

@@ -163,14 +163,14 @@ def write_checkpoint(path: str | Path, content: dict) -> None:
 
 
 class WholePILWriter(PILWriter):
-    """MONAI's ``PILWriter`` whose pictures appear whole or not at all, and PNGs in half the time."""
+    """MONAI's ``PILWriter`` whose images appear whole or not at all, and PNGs in half the time."""
 
     def set_data_array(self, data_array, **kwargs) -> None:
         """Take a mask (1, W, H); MONAI's own method would squeeze a height of one pixel away too."""
         self.data_obj = data_array[0]
 
     def write(self, filename, verbose: bool = False, **kwargs) -> None:
-        """Write the picture set before to ``filename``."""
+        """Write the image set before to ``filename``."""
         kwargs = {"compress_level": 1, **kwargs}  # a mask stays a few kilobytes, in half the time
         write_whole(filename, lambda p: super(WholePILWriter, self).write(p, verbose=verbose, **kwargs))
 

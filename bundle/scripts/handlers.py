@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class SeedEachEpoch:
     """Handler of the trainer that makes an epoch's randomness a function of seed, epoch and rank alone.
 
-    A resumed run then draws the same pictures, augmentations and dropouts as one that was never interrupted.
+    A resumed run then draws the same images, augmentations and dropouts as one that was never interrupted.
 
     Args:
         seed: base seed.
@@ -186,17 +186,17 @@ class TrainingCurve:
 
 
 class Upright:
-    """MONAI's ``from_engine`` for pictures that TensorBoard shows: as they stand, not as MONAI loads them.
+    """MONAI's ``from_engine`` for images that TensorBoard shows: as they stand, not as MONAI loads them.
 
     Args:
-        keys: of the pictures (C, W, H) in each item; they come back as (C, H, W), a list for each of several keys.
+        keys: of the images (C, W, H) in each item; they come back as (C, H, W), a list for each of several keys.
     """
 
     def __init__(self, keys: KeysCollection) -> None:
         self.keys = ensure_tuple(keys)
 
     def __call__(self, items: list[dict]) -> tuple | list:
-        """Return the pictures of decollated items."""
+        """Return the images of decollated items."""
         found = [[item[key].transpose(-1, -2) for item in items] for key in self.keys]
         return tuple(found) if len(found) > 1 else found[0]
 

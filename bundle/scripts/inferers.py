@@ -18,7 +18,7 @@ class AutocastInferer(SimpleInferer):
 
     Args:
         amp: ``True``, ``False``, or ``"auto"`` for where ``fast_bfloat16`` holds.
-        flip: whether the logits are the mean over the picture and its left-right mirror image (test-time augmentation).
+        flip: whether the logits are the mean over the image and its left-right mirror image (test-time augmentation).
     """
 
     def __init__(self, amp: bool | str = "auto", flip: bool = False) -> None:
@@ -29,7 +29,7 @@ class AutocastInferer(SimpleInferer):
         self.amp = amp
 
     def __call__(self, inputs: torch.Tensor, network, *args, **kwargs):
-        """Run the network on pictures (B, C, W, H), as MONAI loads them; tensors come back in float32."""
+        """Run the network on images (B, C, W, H), as MONAI loads them; tensors come back in float32."""
         device = inputs.device
         enabled = fast_bfloat16(device) if self.amp == "auto" else self.amp
         # The network needs no metadata, and plain tensors spare MetaTensor's bookkeeping in each layer.

@@ -9,7 +9,7 @@ from .data import UNKNOWN_CLASS
 
 
 class JointLoss(nn.Module):
-    """Segmentation loss + weight * classification loss, with pictures of unknown class left out of the second.
+    """Segmentation loss + weight * classification loss, with images of unknown class left out of the second.
 
     Args:
         segmentation_loss: takes logits (B, C, M, N) and the mask (B, 1, M, N).
@@ -31,7 +31,7 @@ class JointLoss(nn.Module):
         segmentation = self.segmentation_loss(outputs["pred"].float(), targets["label"])
         logits, classes = outputs["class_logits"].float(), targets["class"]
         known = classes != UNKNOWN_CLASS
-        # The mean over no picture at all would be NaN; a sum over none is a zero that still has a gradient.
+        # The mean over no image at all would be NaN; a sum over none is a zero that still has a gradient.
         classification = self.classification_loss(logits[known], classes[known]) if known.any() else logits[known].sum()
         loss = segmentation + self.classification_weight * classification
         self.terms = {

@@ -27,14 +27,14 @@ class BasicUNetClassifier(BasicUNet):
     """MONAI's 2D ``BasicUNet`` whose encoder also feeds a classification branch.
 
     The branch reads the mean and the maximum of the deepest features, as in the global pooling of Lin et al.,
-    "Network in Network" (2014), and of Woo et al., "CBAM" (2018). With ``downscale_factor`` r > 1 the picture is folded
+    "Network in Network" (2014), and of Woo et al., "CBAM" (2018). With ``downscale_factor`` r > 1 the image is folded
     into r * r channels before the first convolution and the mask is unfolded after the last one (pixel shuffle: Shi et
     al., CVPR 2016), so that no pixel is lost while every layer works on 1 / (r * r) of the positions.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of the segmentation logits (background, lesion).
-        num_classes: number of classes of the picture.
+        num_classes: number of classes of the image.
         features: six widths as in ``BasicUNet``: five encoder levels, then the last decoder level.
         downscale_factor: r above; 1 switches the folding off.
         class_dropout: dropout in front of the classification layer, in [0, 1).
@@ -68,7 +68,7 @@ class BasicUNetClassifier(BasicUNet):
             ``u`` of the same side.
 
         Raises:
-            ValueError: the picture is so small that a single position would remain at the deepest level.
+            ValueError: the image is so small that a single position would remain at the deepest level.
         """
         height, width = x.shape[-2], x.shape[-1]
         r = self.downscale_factor
@@ -89,7 +89,7 @@ class BasicUNetClassifier(BasicUNet):
         return {"x0": x0, "x1": x1, "x2": x2, "x3": x3, "x4": x4, "u4": u4, "u3": u3, "u2": u2, "u1": u1}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outline the lesion and score the classes of pictures as ``feature_maps`` takes them.
+        """Outline the lesion and score the classes of images as ``feature_maps`` takes them.
 
         Returns:
             ``pred``: segmentation logits (B, out_channels, M, N); ``class_logits``: (B, num_classes).
@@ -123,7 +123,7 @@ class OnnxNetwork(nn.Module):
             raise ModuleNotFoundError("ONNX Runtime is not installed; pip install onnxruntime")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Idle threads that spin would keep the reading and writing of pictures from the processor.
+        # Idle threads that spin would keep the reading and writing of images from the processor.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = str(path)
         self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])

@@ -88,21 +88,21 @@ class Predictor:
         """
         if isinstance(image, (list, tuple)):
             return [self._predict(item) for item in self._items(image)]
-        return self._predict(self._item(image))
+        return self._predict(self.prepared(image))
 
     def _items(self, images: Sequence[object]) -> Iterator[dict]:
         """Prepare images, some of them ahead in a thread of its own."""
         with ThreadPoolExecutor(1) as pool:
             waiting: deque = deque()
             for image in images:
-                waiting.append(pool.submit(self._item, image))
+                waiting.append(pool.submit(self.prepared, image))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
-    def _item(self, image: str | Path | np.ndarray | Image.Image) -> dict:
-        """Prepare an image for the network."""
+    def prepared(self, image: str | Path | np.ndarray | Image.Image) -> dict:
+        """An image as the network takes it: ``{"image": tensor}`` of shape (1, W, H), padded."""
         item = {"image": MetaTensor(torch.from_numpy(_grey(image).T.astype(np.float32)))}
         for transform in self.prepare:
             item = transform(item)

@@ -337,7 +337,7 @@ class ClassResultd(Transform):
     """Turn ``class_logits`` (K,) into ``class_probs`` (K,) and a plain ``result`` with class and probabilities.
 
     MONAI Label sends ``result`` to its clients along with the mask. With a calibration, ``result`` also says whether
-    the picture is ``suspicious`` (probability of the class named malignant at or above the stored operating point) and
+    the image is ``suspicious`` (probability of the class named malignant at or above the stored operating point) and
     whether the class is ``unsure`` (largest probability below the stored limit).
 
     Args:

@@ -1,4 +1,4 @@
-"""How hard a picture is for the network: which one a person should label next."""
+"""How hard an image is for the network: which one a person should label next."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import torch
 from torch import nn
 
-SMALLEST_SHARE = 0.01  # of the picture; a lesion of less than this counts as that large
+SMALLEST_SHARE = 0.01  # of the image; a lesion of less than this counts as that large
 
 
 def picture_uncertainty(network: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-    """Predictive entropy over each picture and its mirror image, of mask and class (Settles, "Active Learning
+    """Predictive entropy over each image and its mirror image, of mask and class (Settles, "Active Learning
     Literature Survey", 2009; the mean over transformed copies as in Wang et al., Neurocomputing 338 (2019) 34-45).
 
     The mask's part is the entropy in bits summed over the pixels, as a multiple of the lesion's expected area, at most
@@ -22,7 +22,7 @@ def picture_uncertainty(network: nn.Module, pictures: torch.Tensor) -> torch.Ten
         pictures: (B, 1, W, H), as inference.json's preprocessing leaves them.
 
     Returns:
-        one value in [0, 1] a picture, shape (B,), float32 on the CPU.
+        one value in [0, 1] an image, shape (B,), float32 on the CPU.
     """
     count = len(pictures)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which picture a person should label next."""
+"""Which image a person should label next."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .infer import PictureInfer
 from .labels import contradicts
 
 logger = logging.getLogger(__name__)
-AT_ONCE = 32  # pictures scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
+AT_ONCE = 32  # images scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
 
 
 def named_problem(name: str, error: Exception) -> str:
-    """A line, in the log as well, that says which picture was passed by and why."""
+    """A line, in the log as well, that says which image was passed by and why."""
     line = str(error) if isinstance(error, RequestError) else f"{name}: {type(error).__name__}: {error}"
     logger.error(f"left out: {line}", exc_info=not isinstance(error, RequestError))
     return line
 
 
 class Readable(Strategy):
-    """Another strategy that passes unreadable pictures by, and names them in ``left_out`` of its answer.
+    """Another strategy that passes unreadable images by, and names them in ``left_out`` of its answer.
 
     Args:
         strategy: one that calls ``get_unlabeled_images``.
@@ -47,7 +47,7 @@ class Readable(Strategy):
         self.strategy = strategy
 
     def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
-        """Return ``{"id": ...}`` of a picture without label, or None where there is none."""
+        """Return ``{"id": ...}`` of an image without label, or None where there is none."""
         left_out: dict[str, str] = {}
         while True:
             readable = [name for name in datastore.get_unlabeled_images() if name not in left_out]
@@ -66,13 +66,13 @@ class Readable(Strategy):
 
 
 class Scores(Strategy, ScoringMethod):
-    """The picture with the highest score under the serving model comes first.
+    """The image with the highest score under the serving model comes first.
 
-    As a scoring method it scores every picture without label; as a strategy it scores a few more itself and takes the
+    As a scoring method it scores every image without label; as a strategy it scores a few more itself and takes the
     highest. Scores lie in ``<name>.json`` of the models' folder and belong to one file of weights.
 
     Args:
-        infer: gives the network and the pictures as it sees them.
+        infer: gives the network and the images as it sees them.
     """
 
     name = ""
@@ -94,12 +94,12 @@ class Scores(Strategy, ScoringMethod):
         return content["scores"] if content["weights_sha256"] == sha256(self.infer.get_path()) else {}
 
     def missing(self, datastore: PictureDatastore) -> list[str]:
-        """Ids of the pictures without label and score."""
+        """Ids of the images without label and score."""
         known = self.scores()
         return [name for name in datastore.get_unlabeled_images() if name not in known]
 
     def score(self, datastore: PictureDatastore, most: float = math.inf) -> list[str]:
-        """Score pictures that have no score yet, and return a line for each that cannot be read."""
+        """Score images that have no score yet, and return a line for each that cannot be read."""
         scores, problems, added = self.scores(), [], 0
         weights = sha256(self.infer.get_path())
         for name in self.missing(datastore):
@@ -107,7 +107,7 @@ class Scores(Strategy, ScoringMethod):
                 break
             try:
                 scores[name] = round(self.value(datastore.picture(name)), 6)
-            except Exception as error:  # whatever it is, the other pictures go on
+            except Exception as error:  # whatever it is, the other images go on
                 problems.append(named_problem(name, error))
                 continue
             added += 1
@@ -118,7 +118,7 @@ class Scores(Strategy, ScoringMethod):
         return problems
 
     def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
-        """Score all pictures (a request with ``method``), or choose the next one."""
+        """Score all images (a request with ``method``), or choose the next one."""
         if "method" in request:
             problems = self.score(datastore)
             return {"scored": len(self.scores()), "left_out": problems}
@@ -132,7 +132,7 @@ class Scores(Strategy, ScoringMethod):
 
 
 class Uncertainty(Scores):
-    """The picture that the model finds hardest: ``scripts.uncertainty.picture_uncertainty``."""
+    """The image that the model finds hardest: ``scripts.uncertainty.picture_uncertainty``."""
 
     name = "uncertainty"
 

@@ -1,4 +1,4 @@
-"""A folder of pictures and their labels that survives crashes and other processes."""
+"""A folder of images and their labels that survives crashes and other processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def check_suggestion_tag(tag: object) -> None:
 
 
 def picture_names(folder: str) -> list[str]:
-    """Names of a folder's files that end like pictures; hidden ones are still being written, or of another system."""
+    """Names of a folder's files that end like images; hidden ones are still being written, or of another system."""
     return [name for name in os.listdir(folder) if names_a_picture(name) and not name.startswith(".")]
 
 
@@ -66,7 +66,7 @@ def name_problem(name: str) -> str:
 
 
 class PictureDatastore(LocalDatastore):
-    """``LocalDatastore`` of pictures that lie directly in a folder; labels are PNG masks in ``labels/<tag>``.
+    """``LocalDatastore`` of images that lie directly in a folder; labels are PNG masks in ``labels/<tag>``.
 
     Server, training and batch inference are processes of their own that write the same ``datastore_v2.json``; the
     original overwrites what another process wrote since, and files in place. Here each change reads first, under a
@@ -74,7 +74,7 @@ class PictureDatastore(LocalDatastore):
     which is written first, is right.
 
     Args:
-        folder: the pictures.
+        folder: the images.
         class_names: valid classes of a label.
     """
 
@@ -143,22 +143,22 @@ class PictureDatastore(LocalDatastore):
     # -- what is read
 
     def list_images(self) -> list[str]:
-        """Ids (file names without extension) of all pictures, sorted."""
+        """Ids (file names without extension) of all images, sorted."""
         self._look()
         return sorted(super().list_images())
 
     def get_labeled_images(self, label_tag=None, labels=None) -> list[str]:
-        """Ids of pictures with a submitted label, sorted."""
+        """Ids of images with a submitted label, sorted."""
         self._look()
         return sorted(super().get_labeled_images())
 
     def get_unlabeled_images(self, label_tag=None, labels=None) -> list[str]:
-        """Ids of the other pictures, sorted."""
+        """Ids of the other images, sorted."""
         self._look()
         return sorted(super().get_unlabeled_images())
 
     def status(self) -> dict:
-        """Counts of pictures and labels."""
+        """Counts of images and labels."""
         self._look()
         return super().status()
 
@@ -168,10 +168,10 @@ class PictureDatastore(LocalDatastore):
         return super().json()
 
     def picture(self, image_id: str) -> str:
-        """Path of a readable picture.
+        """Path of a readable image.
 
         Raises:
-            RequestError: 404 where the folder has no such picture, 422 where it cannot be read.
+            RequestError: 404 where the folder has no such image, 422 where it cannot be read.
         """
         self._look()
         path = self.get_image_uri(image_id)
@@ -183,10 +183,10 @@ class PictureDatastore(LocalDatastore):
         return path
 
     def archive(self, limit_cases: int | None) -> BinaryIO:
-        """ZIP of pictures and submitted labels, open at its start, in a file that goes when it is closed.
+        """ZIP of images and submitted labels, open at its start, in a file that goes when it is closed.
 
         Args:
-            limit_cases: how many pictures at most; all where it is None or 0.
+            limit_cases: how many images at most; all where it is None or 0.
 
         Raises:
             RequestError: there is no label.
@@ -235,7 +235,7 @@ class PictureDatastore(LocalDatastore):
         """Keep a person's label as PNG mask of the picture's size, with its class or the one it had.
 
         Raises:
-            RequestError: tag, picture, file, size or class are not valid; nothing has been written.
+            RequestError: tag, image, file, size or class are not valid; nothing has been written.
         """
         check_tag(label_tag)
         mask = self._mask(image_id, label_filename)
@@ -309,10 +309,10 @@ class PictureDatastore(LocalDatastore):
             self._write(label_id, mask, label_tag, check_class(merged, mask, self.class_names))
 
     def update_image_info(self, image_id: str, info: dict) -> None:
-        """Change the info of a picture.
+        """Change the info of an image.
 
         Raises:
-            RequestError: there is no such picture.
+            RequestError: there is no such image.
         """
         with self._lock:
             self._look()
@@ -323,10 +323,10 @@ class PictureDatastore(LocalDatastore):
             self._seen = self._state()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict) -> str:
-        """Take a new picture into the folder.
+        """Take a new image into the folder.
 
         Raises:
-            RequestError: the name leads out of the folder or is taken, or the file is not a readable picture.
+            RequestError: the name leads out of the folder or is taken, or the file is not a readable image.
         """
         extension = os.path.splitext(image_filename)[1]
         problem = picture_problem(image_filename)

@@ -1,4 +1,4 @@
-"""Mask and class of a picture from the weights that serve."""
+"""Mask and class of an image from the weights that serve."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PictureInfer(BundleInferTask):
         return transforms
 
     def network_and_picture(self, path: str, device: str) -> tuple[torch.nn.Module, torch.Tensor]:
-        """The network in evaluation mode, and a picture (1, 1, W, H) as it sees it."""
+        """The network in evaluation mode, and an image (1, 1, W, H) as it sees it."""
         item = {"image": path}
         for transform in self.pre_transforms({"device": device}):
             item = transform(item)

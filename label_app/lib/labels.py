@@ -21,7 +21,7 @@ from scripts.transforms import open_image, to_mask, two_values
 from .errors import RequestError
 
 HEADER_BYTES = 2**20  # of a volume, extensions among them
-ALMOST_ALL = 0.9  # a lesion of a larger fraction of its picture is more often a mistake than a lesion
+ALMOST_ALL = 0.9  # a lesion of a larger fraction of its image is more often a mistake than a lesion
 INFO = "label_info"  # PNG text entry: class and mask change together, or not at all
 
 
@@ -31,8 +31,8 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
     Volumes (NIfTI, NRRD) hold one slice, indexed (column, row, slice) as 3D Slicer writes them.
 
     Raises:
-        RequestError: the file is no picture and no volume of one slice, of another size, or no mask by the bundle's
-            ``to_mask``. A volume's size is that in its header; nothing larger than the picture is unpacked.
+        RequestError: the file is no image and no volume of one slice, of another size, or no mask by the bundle's
+            ``to_mask``. A volume's size is that in its header; nothing larger than the image is unpacked.
     """
     name = str(file).lower()
     try:
@@ -55,7 +55,7 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
-    """Refuse a label whose header tells another size than the picture has, before its pixels are read.
+    """Refuse a label whose header tells another size than the image has, before its pixels are read.
 
     Raises:
         RequestError: the shape (width, height, ...) is not one slice of the size (width, height).
@@ -120,13 +120,13 @@ def read_info(file: Path) -> dict:
     try:
         with Image.open(file) as picture:
             info = json.loads(picture.info.get(INFO, "{}"))
-    except Exception:  # what is no picture, whatever Pillow says of it, has no info
+    except Exception:  # what is no image, whatever Pillow says of it, has no info
         return {}
     return {name: value for name, value in info.items() if name != "warning"} if isinstance(info, dict) else {}
 
 
 def contradicts(name: str, mask: np.ndarray) -> bool:
-    """Whether class and mask disagree: a normal picture with a lesion, or another class without one."""
+    """Whether class and mask disagree: a normal image with a lesion, or another class without one."""
     return (name == "normal") == bool(mask.any())
 
 

@@ -67,7 +67,7 @@ async def answer_value_error(request: Request, error: ValueError) -> JSONRespons
 
 @app.exception_handler(MONAILabelException)
 async def answer_not_found(request: Request, error: MONAILabelException) -> JSONResponse:
-    """MONAI Label raises these for pictures, labels and tasks that it does not know, and for faults of its own."""
+    """MONAI Label raises these for images, labels and tasks that it does not know, and for faults of its own."""
     if error.error in (MONAILabelError.APP_ERROR, MONAILabelError.INVALID_INPUT):
         return refuse(404, error.msg)
     logger.error(f"{request.method} {request.url.path}: {error.msg}", exc_info=error)
@@ -126,7 +126,7 @@ def check(request: Request) -> None:
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         raise RequestError(403, f"origin {origin} is not this server")
-    # A picture or link in a page of another site has no Origin; browsers tell the site nevertheless.
+    # An image or link in a page of another site has no Origin; browsers tell the site nevertheless.
     opened = (request.method, request.url.path, headers.get("sec-fetch-mode")) == ("GET", "/", "navigate")
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not opened:
         raise RequestError(403, "a page of another site asked for this")

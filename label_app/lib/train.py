@@ -86,7 +86,7 @@ class PictureTrain(TrainTask):
 
         work = self.models.folder / ".training"
         shutil.rmtree(work, ignore_errors=True)  # of a training that was stopped
-        # The trainer looks at the labels held out after the last epoch only; without any it needs some picture.
+        # The trainer looks at the labels held out after the last epoch only; without any it needs some image.
         write_json(work / "train.json", {"training": parts["training"], "validation": parts["held_out"] or items})
         start = str(self.models.serving()) if options["pretrained"] else ""
         self._run(

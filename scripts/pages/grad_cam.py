@@ -24,7 +24,7 @@ class ClassScores(nn.Module):
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Score pictures (B, 1, M, N)."""
+        """Score images (B, 1, M, N)."""
         return self.network(x)["class_logits"]
 
 
@@ -48,7 +48,7 @@ class Explainer:
         self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
         self.inferer = parser.get_parsed_content("inferer")
         self.class_names = parser.get_parsed_content("class_names")
-        # MONAI's own scaling turns the map over, and scaled per picture it has no zero any more. In training mode it
+        # MONAI's own scaling turns the map over, and scaled per image it has no zero any more. In training mode it
         # would switch the network back to training after each map.
         self.cam = GradCAM(ClassScores(self.network).eval(), f"network.{LAYER}", postprocessing=lambda x: x)
 
@@ -74,7 +74,7 @@ class Explainer:
 
 
 def score(heat: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """How well a map meets the lesion of a picture, beside chance.
+    """How well a map meets the lesion of an image, beside chance.
 
     Args:
         heat: map (height, width), 0 or more.
@@ -84,7 +84,7 @@ def score(heat: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         dict: `pointing_game`, whether the map's largest value lies in the lesion (Zhang et al., "Top-down Neural
         Attention by Excitation Backprop", ECCV 2016), and `energy_inside`, the share of its sum that does (Wang et al.,
         "Score-CAM", CVPR Workshops 2020): 0 both for an empty map. Beside them `centre`, whether the picture's centre
-        lies in the lesion, and `chance`, the lesion's share of the picture: what a random point and an even map reach.
+        lies in the lesion, and `chance`, the lesion's share of the image: what a random point and an even map reach.
     """
     total = float(heat.sum())
     return {

@@ -21,7 +21,7 @@ from scripts.files import NOTICE, write_whole
 COLOURS = {"normal": "#009E73", "benign": "#0072B2", "malignant": "#D55E00"}
 OTHER_COLOUR = "#C8C8C8"
 MORE_COLOURS = ("#CC79A7", "#8A6D00", "#56B4E9", "#000000", "#E69F00")
-TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on pictures
+TRUE_COLOUR = "#FFFFFF"  # outlines of true masks, on images
 LINE_COLOURS = ("#333333", "#CC79A7", "#E69F00", "#56B4E9")  # of what is no class; from the same authors
 pyplot.switch_backend("Agg")
 pyplot.rcParams |= {

@@ -109,13 +109,13 @@ def operating_points(evaluations: dict[str, list[dict]], output: Path) -> None:
 
 
 def _ranking(scores: list[dict]) -> list[dict]:
-    """A row for each combination over all pictures of these folds, the best first."""
+    """A row for each combination over all images of these folds, the best first."""
     rows = [_row(setting, [s for fold in scores for s in fold.get(setting, [])]) for setting in COMBINATIONS]
     return sorted(rows, key=lambda row: -row["dice_all_pictures"])
 
 
 def _cross_fitted(scores: list[dict]) -> dict:
-    """Figures of all pictures, each fold's with the combination that was best on the other folds."""
+    """Figures of all images, each fold's with the combination that was best on the other folds."""
     found, chosen = [], []
     for number, fold in enumerate(scores):
         best = _ranking([*scores[:number], *scores[number + 1 :]])[0]
@@ -140,7 +140,7 @@ def _predict(options: dict) -> list[dict]:
 
 
 def _try_all(picture: dict, settings: list[tuple] = COMBINATIONS) -> Iterator[tuple[tuple, tuple[float, bool]]]:
-    """Every setting with the Dice of this picture and whether it has a lesion."""
+    """Every setting with the Dice of this image and whether it has a lesion."""
     truth = np.asarray(picture["label"][0].cpu()) > 0
     for setting in settings:
         mask = np.asarray(LesionMaskd(*setting)(picture)["pred"][0].cpu()) > 0

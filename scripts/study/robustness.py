@@ -1,7 +1,7 @@
 """Evaluate trained weights on altered copies of the testing images: robustness and shortcuts.
 
-Robustness: noise, gain, blur, low resolution and JPEG, at three strengths each. Shortcuts: what the class rests on
-where the lesion is blacked out, where only the lesion or only its surroundings are left, and where burned-in marks
+Robustness: noise, gain, blur, low resolution, JPEG and crops, at three strengths each. Shortcuts: what the class rests
+on where the lesion is blacked out, where only the lesion or only its surroundings are left, and where burned-in marks
 are erased.
 """
 
@@ -26,9 +26,11 @@ from scripts.transforms import open_image, to_grey, to_mask
 NOISE = (10, 20, 40)  # standard deviation in grey levels of 255, white
 GAIN = (0.5, 1.5, 2.0)  # factor of all grey levels, clipped at 255
 BLUR = (1, 2, 4)  # standard deviation of a Gaussian in pixels
-LOW_RESOLUTION = (2, 4, 8)  # factor of shrinking before the picture is enlarged again
+LOW_RESOLUTION = (2, 4, 8)  # factor of shrinking before the image is enlarged again
 JPEG = (50, 25, 10)  # quality
-Alteration = Callable[[np.ndarray, np.ndarray, Any, np.random.Generator], np.ndarray]
+CROP = (0.5, 1, 2)  # width as a multiple of the height
+# Image and mask, strength, randomness; gives the image, or image and mask
+Alteration = Callable[[np.ndarray, np.ndarray, Any, np.random.Generator], np.ndarray | tuple[np.ndarray, np.ndarray]]
 MARK_LEVEL = 240  # burned-in marks are brighter than nearly all tissue
 MARK_WIDTH = 7  # and thinner than this, in pixels
 
@@ -60,6 +62,19 @@ def jpeg(image: np.ndarray, mask: np.ndarray, strength: Any, random: np.random.G
     return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, strength])[1], cv2.IMREAD_GRAYSCALE)
 
 
+def crop(
+    image: np.ndarray, mask: np.ndarray, strength: Any, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest part of other proportions, about the lesion; shape must not tell the class."""
+    height, width = image.shape
+    size = np.array([min(height, width / strength), min(width, height * strength)]).astype(int)
+    rows, columns = _box(mask) if mask.any() else (slice(0, height), slice(0, width))
+    middle = np.array([rows.start + rows.stop, columns.start + columns.stop]) // 2
+    top, left = np.clip(middle - size // 2, 0, np.array(image.shape) - size)
+    part = np.s_[top : top + size[0], left : left + size[1]]
+    return image[part], mask[part]
+
+
 def lesion_blacked_out(image: np.ndarray, mask: np.ndarray, strength: Any, random: np.random.Generator) -> np.ndarray:
     """The bounding box of the lesion in black, so that neither texture nor outline is left."""
     image = image.copy()
@@ -68,7 +83,7 @@ def lesion_blacked_out(image: np.ndarray, mask: np.ndarray, strength: Any, rando
 
 
 def lesion_only(image: np.ndarray, mask: np.ndarray, strength: Any, random: np.random.Generator) -> np.ndarray:
-    """All but the bounding box of the lesion in black; pictures without lesion stay as they are."""
+    """All but the bounding box of the lesion in black; images without lesion stay as they are."""
     if not mask.any():
         return image
     result = np.zeros_like(image)
@@ -105,6 +120,7 @@ for _function, _strengths in (
     (blur, BLUR),
     (low_resolution, LOW_RESOLUTION),
     (jpeg, JPEG),
+    (crop, CROP),
 ):
     CONDITIONS |= {f"{_function.__name__}_{s}": (_function, s) for s in _strengths}
 CONDITIONS |= {f.__name__: (f, None) for f in (lesion_blacked_out, lesion_only, background_only, marks_erased)}
@@ -156,7 +172,8 @@ def _evaluated(folder: Path) -> str | None:
 def _alter(dataset: Path, folder: Path, item: dict, function: Alteration, strength: float | None) -> None:
     image, mask = to_grey(open_image(dataset / item["image"])), to_mask(open_image(dataset / item["label"]))
     random = np.random.default_rng(list(item["image"].encode()))
-    for key, pixels in (("image", function(image, mask, strength, random)), ("label", mask)):
+    altered = function(image, mask, strength, random)
+    for key, pixels in zip(("image", "label"), altered if isinstance(altered, tuple) else (altered, mask)):
         file = folder / item[key]
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)

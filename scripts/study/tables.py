@@ -166,6 +166,17 @@ def _strength(condition: str) -> float:
     return float(last) if last.replace(".", "").isdigit() else 0.0
 
 
+def quick() -> str:
+    """What the quick training gives up against the released weights."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
+    rows = []
+    for name in ("testing", "external"):
+        for title, file in (("released", f"evaluations/{name}/metrics.json"), ("quick", f"quick/{name}.json")):
+            found = results(file)
+            rows.append([title, EVALUATIONS[name], found["pictures"], *(number(n, found[n]) for n in names)])
+    return table(["weights", "tested on", "images", *(TITLES[n] for n in names)], rows)
+
+
 def levers() -> str:
     """What each change of the recipe was worth, seed by seed."""
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_benign_malignant", "auroc_presence")
@@ -375,6 +386,7 @@ FUNCTIONS = (
     calibration,
     operating_points,
     stress,
+    quick,
     levers,
     postprocessing,
     failures,
