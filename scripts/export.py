@@ -3,8 +3,10 @@
     python scripts/export.py --dataset_dir runs/busi [--ckpt_dir bundle/models] [--output_dir dist/exports]
 
 Out: `model.ts` and `model.onnx` through MONAI's exporters, `model_int8.onnx` quantised by ONNX Runtime on training
-images, and `exports.json`: size of each file and its largest difference from PyTorch on validation images. The
-batch size of the ONNX files is free, and so are height and width in multiples of 32, which inference pads to.
+images; batch size, height and width are free, the latter in multiples of 32, which inference pads to.
+`predictor.onnx` and `predictor_int8.onnx` hold preprocessing and postprocessing too: they take an image of any size
+and give its mask and its probabilities. Each ONNX file says in its metadata what it takes and gives. `exports.json`
+has the size of each file and its largest difference from PyTorch, or from the bundle's inference, on validation images.
 """
 
 from __future__ import annotations
@@ -12,19 +14,24 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import torch
 from command_line import BUNDLE, CONFIGS, load_network, run
 from monai.bundle import ConfigParser, ckpt_export, onnx_export
+from predictor_onnx import compare_with_bundle, metadata, write_predictor
 from tqdm import tqdm
 
 from scripts.data import read_datalist
 from scripts.files import NOTICE, sha256, write_json, write_whole
 from scripts.networks import OnnxNetwork
+from scripts.predictor import Predictor
 
 FILES = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
 NAMES = ["pred", "class_logits"]
+PREDICTORS = {"model.onnx": "predictor.onnx", "model_int8.onnx": "predictor_int8.onnx"}
+ODD_SIZES = ((97, 131), (1024, 40), (20, 20))  # rows, columns
 QUANTISATION_PICTURES = 100
 TRACED = [1, 1, 256, 320]  # any shape that inference may pad to; batch, width and height are free in the file
 
@@ -56,11 +63,17 @@ def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Pa
         output / "model.onnx",
         lambda p: onnx_export(filepath=p, use_trace=True, input_shape=TRACED, converter_kwargs=kwargs, **common),
     )
-    training, validation = (_pictures(parser, dataset, part) for part in ("training", "validation"))
-    few = evenly_spaced(training, QUANTISATION_PICTURES)
+    datalist = read_datalist(dataset / "datalist.json")
+    training, files = ([dataset / item["image"] for item in datalist[part]] for part in ("training", "validation"))
+    few = _pictures(parser, evenly_spaced(training, QUANTISATION_PICTURES))
     write_whole(output / "model_int8.onnx", lambda p: _quantise(output / "model.onnx", p, few))
+    for name, whole in PREDICTORS.items():
+        bare = onnx.load(output / name)
+        onnx.helper.set_model_props(bare, metadata(parser, whole=False))
+        write_whole(output / name, lambda p: onnx.save(bare, p))
+        write_whole(output / whole, lambda p: write_predictor(output / name, p, parser))
 
-    network = parser.get_parsed_content("network")
+    network, validation = parser.get_parsed_content("network"), _pictures(parser, files)
     content = {"notice": NOTICE, "weights_sha256": sha256(weights)}
     content |= {"weights_bytes": weights.stat().st_size, "pictures": len(validation), "files": {}}
     for name in ("model.ts", "model.onnx", "model_int8.onnx"):
@@ -71,11 +84,19 @@ def export(dataset_dir: Path, ckpt_dir: Path = BUNDLE / "models", output_dir: Pa
             onnx.checker.check_model(str(file), full_check=True)
             exported = OnnxNetwork(str(file))
         content["files"][name] = {"bytes": file.stat().st_size, **_compare(network, exported, validation)}
+    predictor = Predictor(ckpt_dir=str(ckpt_dir), device="cpu", amp=False)
+    content["predictors"] = {}
+    for name in PREDICTORS.values():
+        file = output / name
+        content["predictors"][name] = {"bytes": file.stat().st_size} | _compare_predictor(file, predictor, files)
     write_json(output / "exports.json", content)
     settings = parser.get_parsed_content("settings")
     write_json(output / "model.json", {"weights_sha256": content["weights_sha256"], **settings})
     for name, found in content["files"].items():
         print(f"{name}: {found['bytes'] / 1e6:.1f} MB, {found['largest_probability_difference']:.1e} from PyTorch")
+    for name, found in content["predictors"].items():
+        difference, iou = found["largest_class_probability_difference"], found["mean_mask_iou"]
+        print(f"{name}: {found['bytes'] / 1e6:.1f} MB, {difference:.1e} from the bundle, IoU of the masks {iou:.4f}")
     return content
 
 
@@ -85,12 +106,17 @@ def evenly_spaced(items: list, count: int) -> list:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _pictures(parser: ConfigParser, dataset: Path, part: str) -> list[torch.Tensor]:
-    """Pictures of a part as the network takes them, float32 (1, 1, M, N)."""
-    items = read_datalist(dataset / "datalist.json")[part]
+def _pictures(parser: ConfigParser, files: list[Path]) -> list[torch.Tensor]:
+    """Images as the network takes them, float32 (1, 1, M, N)."""
     prepare = parser.get_parsed_content("preprocessing")
-    files = [str(dataset / item["image"]) for item in items]
-    return [prepare({"image": file})["image"].as_tensor()[None] for file in tqdm(files, desc=part)]
+    return [prepare({"image": str(file)})["image"].as_tensor()[None] for file in tqdm(files, desc="images")]
+
+
+def _compare_predictor(file: Path, predictor: Predictor, images: list[Path]) -> dict[str, float | dict]:
+    """`compare_with_bundle` on images as they are, and on some of them resized to each of the odd sizes."""
+    few = [cv2.imread(str(image), cv2.IMREAD_GRAYSCALE) for image in evenly_spaced(images, 10)]
+    odd = [cv2.resize(image, (columns, rows)) for rows, columns in ODD_SIZES for image in few]
+    return {**compare_with_bundle(file, predictor, images), "odd_sizes": compare_with_bundle(file, predictor, odd)}
 
 
 def _quantise(source: Path, target: str, pictures: list[torch.Tensor]) -> None:

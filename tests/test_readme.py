@@ -176,6 +176,10 @@ def test_the_exports_are_those_of_the_weights_that_ship_and_within_their_limits(
         assert found["files"][name]["largest_probability_difference"] < 1e-4
         assert found["files"][name]["differing_mask_pixels"] < 1e-4
     assert found["files"]["model_int8.onnx"]["bytes"] < 3e6
+    assert found["predictors"]["predictor_int8.onnx"]["bytes"] < 3e6
+    predictor = found["predictors"]["predictor.onnx"]
+    for compared in (predictor, predictor["odd_sizes"]):
+        assert compared["largest_class_probability_difference"] < 0.002 and compared["smallest_mask_iou"] > 0.999
     for name in ("lesion_dice", "auroc_macro", "auroc_malignant"):
         assert figures["int8"][name] > figures["pytorch"][name] - 0.005
 

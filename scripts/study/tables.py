@@ -274,6 +274,20 @@ def exports() -> str:
     return table([*head, *(TITLES[n] for n in names)], rows) + _weights_of("exports")
 
 
+def predictors() -> str:
+    """How far the ONNX files with preprocessing and postprocessing are from the bundle's inference in float32."""
+    found = results("exports/exports.json")
+    measured = ("largest_class_probability_difference", "largest_lesion_probability_difference")
+    rows = []
+    for file, f in found["predictors"].items():
+        for images, compared in ((f"{found['pictures']} of validation", f), ("odd sizes", f["odd_sizes"])):
+            ious = [f"{compared[name]:.4f}" for name in ("smallest_mask_iou", "mean_mask_iou")]
+            size = f"{f['bytes'] / 1e6:.1f} MB"
+            rows.append([f"`{file}`", size, images, *(f"{compared[name]:.0e}" for name in measured), *ious])
+    head = ["file", "size", "images", "largest difference of a class's probability", "of a pixel's probability"]
+    return table([*head, "smallest IoU of the masks", "mean IoU of the masks"], rows) + _weights_of("exports")
+
+
 def _weights_of(step: str) -> str:
     """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
     made_from = results("made_from.json").get(step, {})
@@ -391,6 +405,7 @@ FUNCTIONS = (
     postprocessing,
     failures,
     exports,
+    predictors,
     inference_speed,
     folder_sizes,
     faults,
