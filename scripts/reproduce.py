@@ -263,7 +263,8 @@ def exports(places: Places) -> None:
     options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", places.weights, "--output_dir", folder]
     run_command("Exports", "scripts/export.py", *options)
     for name, ids in EXPORTS.items():
-        configs, ids = ["train", "evaluate"], {**ids, "part": "validation", "output_dir": folder / name}
+        configs = ["train", "evaluate"]
+        ids = {**ids, "part": "validation", "output_dir": folder / name, "overwrite": True}
         if "onnx_file" in ids:
             configs, ids = [*configs, "inference_onnx"], {**ids, "onnx_file": folder / ids["onnx_file"]}
         run_bundle(f"Validation, {name}", "evaluating", configs, **data, **ids)
