@@ -281,7 +281,7 @@ def predictors() -> str:
     rows = []
     for file, f in found["predictors"].items():
         for images, compared in ((f"{found['pictures']} of validation", f), ("odd sizes", f["odd_sizes"])):
-            ious = [f"{compared[name]:.4f}" for name in ("smallest_mask_iou", "mean_mask_iou")]
+            ious = [f"{compared[name]:.5f}" for name in ("smallest_mask_iou", "mean_mask_iou")]
             size = f"{f['bytes'] / 1e6:.1f} MB"
             rows.append([f"`{file}`", size, images, *(f"{compared[name]:.0e}" for name in measured), *ious])
     head = ["file", "size", "images", "largest difference of a class's probability", "of a pixel's probability"]
