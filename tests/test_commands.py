@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -711,6 +712,21 @@ def test_inference_is_shared_by_two_processes_and_goes_on_where_one_crashed(odd,
     again = [name for name, time in done.items() if (tmp_path / "masks" / name).stat().st_mtime_ns != time]
     assert len(again) <= 2  # a batch whose masks were written and whose rows were not
     assert not list((tmp_path / "masks").glob(".*"))
+
+
+def test_inference_that_is_asked_to_end_says_what_is_missing(odd, trained, tmp_path):
+    options = [*INFERENCE_CONFIG, *SMALL, "--dataset_dir", odd.folder, "--ckpt_dir", trained.models]
+    arguments = command(*options, "--output_dir", tmp_path, "--batch_size", 1)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(arguments, cwd=BUNDLE, env=ENVIRONMENT, **streams) as process:
+        while not list(tmp_path.glob("*_seg.png")) and process.poll() is None:
+            time.sleep(0.005)
+        process.terminate()
+        text = process.communicate()[0]
+    assert process.returncode, text
+    assert re.search(rf"\d+ of {len(odd.good) + len(odd.bad)} images are done, no table yet", text), text
+    assert last_line(text) == "stopped; the same command with --resume True goes on"
+    assert "Traceback" not in text and not (tmp_path / "predictions.csv").exists()
 
 
 def test_inference_is_shared_by_two_launchers_as_on_two_machines(odd, trained, tmp_path):

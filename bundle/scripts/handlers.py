@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -386,7 +387,9 @@ class PredictionTable:
                 if len(evaluator.data_loader.dataset):
                     evaluator.run()
             except BaseException:
-                logger.error(f"{self.folder}: {len(self._done())} of {len(self.images)} images are done, no table yet")
+                # Not by the log, which a command that is stopped silences
+                done = f"{len(self._done())} of {len(self.images)} images are done, no table yet"
+                print(f"{self.folder}: {done}", file=sys.stderr)
                 raise
             self._wait()
             if self.rank == 0:
