@@ -312,6 +312,13 @@ def simulated_annotation(places: Places) -> None:
     simulate_annotation(places.runs / "clean", places.weights, RESULTS / "simulated_annotation.csv")
 
 
+def versions(places: Places) -> None:
+    """Try other versions of Python and of the packages, each in an environment of its own."""
+    from study.versions import try_versions
+
+    try_versions(places.runs / "versions", RESULTS / "versions.json")
+
+
 def tables(places: Places) -> None:
     """Copy the numbers into README, model card, docs and metadata."""
     from study.tables import update_tables
@@ -412,6 +419,7 @@ def _steps() -> Iterable[Step]:
     yield Step("label_session", "annotation server", 10, label_session, ("results/label_session.json",), WEIGHTS[:1])
     action, made = simulated_annotation, ("results/simulated_annotation.csv",)
     yield Step("simulated_annotation", "tools of the annotation page", 10, action, made, WEIGHTS[:1], ("busi_clean",))
+    yield Step("versions", "Python and packages; downloads 20 GB", 30, versions, ("results/versions.json",))
     yield Step("tables", "numbers of all documents", 0, tables, (), ())
 
 

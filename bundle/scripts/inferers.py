@@ -10,7 +10,8 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 natively; where it does not, autocast is many times slower than float32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)  # PyTorch 2.4 does not tell: float32
 
 
 class AutocastInferer(SimpleInferer):

@@ -348,6 +348,19 @@ def label_session() -> str:
     return table(["metric", "value"], rows) + _weights_of("label_session")
 
 
+def versions() -> str:
+    """With which versions the bundle was tried."""
+    names = ("name", "python", "monai", "torch", "numpy", "pytorch-ignite")
+    rows = []
+    for found in results("versions.json"):
+        error = found["error"].replace("|", "/")
+        outcome = found["outcome"] + (f": `{error}`" if error else "")
+        difference = found["largest_probability_difference"]
+        shown = "" if difference is None else f"{difference:.0e}" if difference else "0"
+        rows.append([*(found.get(name, "") for name in names), outcome, shown, found["date"]])
+    return table(["versions", *names[1:], "outcome", "largest difference of a probability", "tried on"], rows)
+
+
 def percent(value: float) -> str:
     """A fraction as a percentage; empty where there is none."""
     return "" if pandas.isna(value) else f"{100 * value:.0f} %"
@@ -409,6 +422,7 @@ FUNCTIONS = (
     inference_speed,
     folder_sizes,
     faults,
+    versions,
     active_learning,
     label_session,
     simulated_annotation,
