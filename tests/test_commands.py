@@ -251,19 +251,24 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(traine
     assert (output / "training_curve.csv").read_bytes() == (trained.output / "training_curve.csv").read_bytes()
 
 
-def test_a_training_that_is_stopped_by_ctrl_c_says_how_to_go_on_and_nothing_else(trained, tmp_path):
-    options = [*trained.options, "--epochs", 500, "--ckpt_dir", tmp_path, "--output_dir", tmp_path]
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_a_command_that_is_stopped_by_ctrl_c_says_how_to_go_on_and_nothing_else(kind, trained, data, tmp_path):
+    many = ["--part", "+".join(["testing"] * 500), "--dataset_dir", data, "--ckpt_dir", trained.models]
+    options, going, advice = {
+        "training": (["training", *TRAIN_CONFIG, *trained.options, "--ckpt_dir", tmp_path], "best so far", "goes on"),
+        "evaluation": (["evaluating", *EVALUATE_CONFIG, *SMALL, *many], "weights loaded", "starts anew"),
+    }[kind]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     # A CI job in the background of a shell passes on that Ctrl-C is ignored.
     streams["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    arguments = command("training", *TRAIN_CONFIG, *options, "--num_workers", 1)
+    arguments = command(*options, "--epochs", 500, "--num_workers", 1, "--output_dir", tmp_path)
     with subprocess.Popen(arguments, cwd=BUNDLE, env=ENVIRONMENT, start_new_session=True, **streams) as process:
-        while not (tmp_path / "checkpoint.pt").is_file() and process.poll() is None:
-            time.sleep(0.02)
+        before = next((line for line in process.stdout if going in line), "")
+        time.sleep(1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers too
-        text = process.communicate()[0]
+        text = before + process.communicate()[0]
     assert process.returncode == -signal.SIGINT, text  # 130 in a shell
-    assert last_line(text) == "stopped; the same command with --resume True goes on"
+    assert last_line(text).startswith("stopped; the same command") and last_line(text).endswith(advice), text
     assert "Traceback" not in text and "exception" not in text.lower()
 
 

@@ -98,12 +98,16 @@ def last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def name_cause_last() -> None:
+def name_cause_last(resumable: bool = True) -> None:
     """Let a failed ``python -m monai.bundle run`` end with its first cause, where MONAI ends with a config expression.
 
     A command that is stopped by Ctrl-C, or that the system asks to end (SIGTERM), says how to go on, in one line. Does
     nothing under another command.
+
+    Args:
+        resumable: whether ``--resume True`` goes on with the command.
     """
+    advice = "the same command with --resume True goes on" if resumable else "the same command starts anew"
 
     def stop(*_) -> None:
         logging.disable()  # ignite and MONAI would log a traceback each
@@ -111,7 +115,7 @@ def name_cause_last() -> None:
 
     def report(kind, error, trace) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("\nstopped; the same command with --resume True goes on", file=sys.stderr)
+            print(f"\nstopped; {advice}", file=sys.stderr)
             return
         sys.__excepthook__(kind, error, trace)
         cause = first_cause(error)
