@@ -42,6 +42,12 @@ def test_metadata_follows_the_schema():
     assert load("metadata")["schema"].endswith(SCHEMA.name)
 
 
+def test_no_config_overrides_by_the_place_in_a_list():
+    assert not [
+        f"{name}: {key}" for name in FILES for key in load(name.removesuffix(".json")) if re.search(r"(#|::)\d", key)
+    ]
+
+
 def test_declared_versions_are_the_required_and_the_installed_ones():
     metadata = load("metadata")
     declared = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"]}
