@@ -383,7 +383,7 @@ def _steps() -> Iterable[Step]:
     made, needs = ("results/quick/testing.json", "results/quick/external.json"), ("busi_clean", "prepare_external")
     yield Step("quick", "training on BUSI in half an hour", 40, quick, made, (), needs)
     made, needs = ("results/search/levers.csv",), ("busi_clean", "bus_bra")
-    yield Step("levers", "short trainings with one thing changed", 120, levers, made, (), needs)
+    yield Step("levers", "short trainings with one thing changed", 40, levers, made, (), needs)
     made, needs = ("results/fine_tuning.csv",), ("prepare_external",)
     yield Step("fine_tuning", "a few images of another site", 120, fine_tuning, made, WEIGHTS[:1], needs)
     made = ("runs/stress/marks_erased/metrics.json",)

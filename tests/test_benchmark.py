@@ -59,7 +59,8 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
     benchmark.benchmark(prepared, exports=exports, ckpt_dir=models, output=output, pictures=5, rounds=1)
     figures = json.loads(output.read_text())
     assert figures["weights_sha256"] == json.loads((exports / "exports.json").read_text())["weights_sha256"]
-    alone, shared = {"bundle", "onnx", "int8"}, {"2 x bundle", "2 x onnx", "2 x int8"}
+    alone = {"bundle", "onnx", "int8", "predictor", "predictor onnx", "predictor.onnx", "predictor_int8.onnx"}
+    shared = {"2 x bundle", "2 x onnx", "2 x int8"}
     assert set(figures["settings"]) == {"plain", "stock", *alone, *shared}
     for name in shared:
         assert set(figures["faster_than_plain"][name]) == {"inference_s"}
@@ -75,10 +76,17 @@ def test_onnx_runtime_is_measured_beside_pytorch(prepared, tmp_path, monkeypatch
         "| this bundle",
         "| ONNX Runtime",
         "| ONNX Runtime, INT8",
+        "| `Predictor`",
+        "| `Predictor`, ONNX Runtime",
+        "| `predictor.onnx`",
+        "| `predictor_int8.onnx`",
         "| two processes of this bundle",
         "| two processes of ONNX Runtime",
         "| two processes of ONNX Runtime, INT8",
     ]
+    for parts in figures["stages_ms"].values():
+        assert len(parts) == 4 and min(parts.values()) > 0
+    assert len(tables.predictor_time().splitlines()) >= 4
     with pytest.raises(FileNotFoundError, match="model.onnx: missing; write it with scripts/export.py"):
         benchmark.benchmark(prepared, exports=tmp_path)
     with pytest.raises(FileNotFoundError, match="model.pt: missing; name the folder of the weights"):

@@ -159,7 +159,7 @@ def test_the_cases_labels_are_converted_rightly_or_refused_by_name(tmp_path):
 @pytest.mark.slow
 def test_conversion_and_inference_agree_on_grey_and_on_what_is_upright(tiny_prepared, trained, tmp_path):
     """The twins of an image, stored in other ways, get its mask and probabilities, converted first or as they are."""
-    source = tmp_path / "busi" / "benign"
+    source = tmp_path / "busi" / "normal"
     source.mkdir(parents=True)
     for number, item in enumerate(json.loads((tiny_prepared / "datalist.json").read_text())["testing"][:3]):
         grey = np.array(Image.open(tiny_prepared / item["image"]))

@@ -92,8 +92,8 @@ def test_what_cannot_be_drawn_is_named(folders):
     [
         ({"labels": Path("nowhere")}, "nowhere: no such folder; give --labels"),
         ({"datalist": Path("nowhere")}, "nowhere: missing; give --datalist"),
-        ({"grad_cam": True, "ckpt_dir": Path("nowhere")}, "nowhere/model.pt: missing; name the folder"),
-        ({"grad_cam": True, "imagesize": "64"}, "--imagesize: no id of bundle/configs/inference"),
+        ({"grad_cam": True, "ckpt_dir": Path("nowhere")}, "nowhere/model.pt: missing; name weights"),
+        ({"grad_cam": True, "imagesize": "64"}, "imagesize: no id of .*inference.json"),
         ({"output_dir": Path("images")}, "the drawings would replace what lies there"),
     ],
 )

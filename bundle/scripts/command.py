@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -109,7 +110,11 @@ def name_cause_last(resumable: bool = True) -> None:
     """
     advice = "the same command with --resume True goes on" if resumable else "the same command starts anew"
 
+    own = os.getpid()
+
     def stop(*_) -> None:
+        if os.getpid() != own:  # a worker, which its loader ends
+            return
         logging.disable()  # ignite and MONAI would log a traceback each
         raise KeyboardInterrupt
 

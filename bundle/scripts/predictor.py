@@ -68,6 +68,8 @@ class Predictor:
         get("checkpointloader")(None)
         self.network = get("network").eval()
         self.device, self.inferer = get("device"), get("inferer")
+        # PyTorch's threads on the CPU and those of a reader beside them would wait for each other.
+        self.busy = onnx_file is None and torch.device(self.device).type == "cpu"
         self.prepare = get("preprocessing").transforms[1:]  # behind the reading of a file
         steps = get("postprocessing").transforms
         decided = steps.index(get("lesion_mask"))
@@ -91,7 +93,10 @@ class Predictor:
         return self._predict(self.prepared(image))
 
     def _items(self, images: Sequence[object]) -> Iterator[dict]:
-        """Prepare images, some of them ahead in a thread of its own."""
+        """Prepare images, some of them ahead in a thread of its own where that thread is free."""
+        if self.busy:
+            yield from map(self.prepared, images)
+            return
         with ThreadPoolExecutor(1) as pool:
             waiting: deque = deque()
             for image in images:

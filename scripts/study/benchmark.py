@@ -1,9 +1,9 @@
-"""Compare this bundle's settings with MONAI's plain ones: pictures a second of training and of inference, as ratios.
+"""Compare this bundle's settings with MONAI's plain ones: images a second of training and of inference, as ratios.
 
 The settings, each in a process of its own, take turns, so that a busy machine slows all alike:
 
     plain   fp32, the C library's default allocator, Dataset and DataLoader, BasicUNet's default width; inference one
-            picture at a time through SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
+            image at a time through SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
     same    the plain network under the bundle's settings (cache, allocator, mixed precision where the processor has it)
     bundle  the bundle as train.json and inference.json have it
 
@@ -12,15 +12,20 @@ and with --exports, which measures inference alone and peak memory, plain and bu
     stock   the bundle's network under plain's settings: what the network gains, and what the settings
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
     int8    with its INT8 file
-    2 x ... two processes of bundle, onnx or int8, each with every second picture and half of the threads, as
+    predictor, predictor onnx
+            scripts.predictor on a list of files, which writes nothing; latency of one image as an array; and where the
+            milliseconds of an image go
+    predictor.onnx, predictor_int8.onnx
+            the files of scripts/export.py that hold everything, in ONNX Runtime alone, images read by OpenCV
+    2 x ... two processes of bundle, onnx or int8, each with every second image and half of the threads, as
             multi_gpu_inference.json has it under torchrun
 
 All of these but plain, whose network is another one, untrained, have the weights of `ckpt_dir`: masks as they are in
 use, not noise, which takes longer to clean and to write.
 
-A training epoch runs the bundle's trainer over PICTURES pictures, from the datalist to the optimizer's step, without
-validation; the one-off filling of a cache is told apart. Inference goes from picture files to mask files and table;
-latency is that of a folder of one picture in the same, warm process, median of ten.
+A training epoch runs the bundle's trainer over PICTURES images, from the datalist to the optimizer's step, without
+validation; the one-off filling of a cache is told apart. Inference goes from image files to mask files and table;
+latency is that of a folder of one image in the same, warm process, median of ten.
 Each round also times the network's own training step and a matrix product (2048 x 2048) in the same precision and on
 the same threads: what share of the processor's peak the step reaches says how much any setting could still gain.
 """
@@ -86,6 +91,10 @@ INFERENCE = {
     "bundle": {},
     "onnx": {"onnx_file": "model.onnx"},
     "int8": {"onnx_file": "model_int8.onnx"},
+    "predictor": {},
+    "predictor onnx": {"onnx_file": "model.onnx"},
+    "predictor.onnx": {},
+    "predictor_int8.onnx": {},
 }
 INFERENCE_ALONE = tuple(name for name in INFERENCE if name != "same")
 UNTUNED = ("plain", "stock")  # in fp32 and with the C library's default allocator
@@ -109,7 +118,7 @@ def benchmark(
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py.
         image_size: side of the square that the network sees, in pixels.
-        pictures: pictures of an epoch and of an inference run.
+        pictures: images of an epoch and of an inference run.
         rounds: how often every setting takes its turn; one more comes first to warm up.
         amp: mixed precision of all settings but `plain` and `stock`: auto, True or False, as in the configs. False
             shows what remains on a processor without native bfloat16.
@@ -129,7 +138,7 @@ def benchmark(
     settings = (*INFERENCE_ALONE, *shared) if exports else tuple(TRAINING)
     models = ckpt_dir.resolve()
     if exports:
-        for name in ("model.onnx", "model_int8.onnx"):
+        for name in ("model.onnx", "model_int8.onnx", "predictor.onnx", "predictor_int8.onnx"):
             if not (exports / name).is_file():
                 raise FileNotFoundError(f"{exports / name}: missing; write it with scripts/export.py")
         if not (models / "model.pt").is_file():
@@ -162,6 +171,7 @@ def benchmark(
         "amp": amp,
         **({"weights_sha256": sha256(models / "model.pt")} if exports else {}),
         "settings": {name: _condense(turns) for name, turns in results.items()},
+        "stages_ms": {name: turns[-1]["stages_ms"] for name, turns in results.items() if "stages_ms" in turns[0]},
         "faster_than_plain": {
             name: {what: _ratio(results, name, what) for what in MEASURES if what in results[name][0]}
             for name in settings[1:]
@@ -216,7 +226,7 @@ def _take_turns(
             if turn:
                 results[name].append(measured)
                 times = ", ".join(f"{TITLES[k]} {measured[k]:.2f} s" for k in MEASURES if k in measured)
-                print(f"round {turn}/{rounds} {name:12}{times}", flush=True)
+                print(f"round {turn}/{rounds} {name:20}{times}", flush=True)
     for shares in workers.values():
         for process, pipe in shares:
             pipe.send("stop")
@@ -296,10 +306,15 @@ def _work(
             facts |= more
         elif not shipped:
             torch.save(workflow("train", TRAINING[name]).get_parsed_content("network_def").state_dict(), weights)
-        measures |= {"inference_s": predict("images")}
-        if processes == 1:
-            single = predict("single")
-            measures |= {"latency_s": lambda: statistics.median(single() for _ in range(10))}
+        if name.endswith(".onnx"):
+            measures = _session(f"{exports}/{name}", f"{folder}/images", torch.get_num_threads())
+        elif name.startswith("predictor"):
+            measures = _predictor(INFERENCE[name], f"{folder}/images", models, exports, amp)
+        else:
+            measures |= {"inference_s": predict("images")}
+            if processes == 1:
+                single = predict("single")
+                measures |= {"latency_s": lambda: statistics.median(single() for _ in range(10))}
         while pipe.recv() == "go":
             measured = {**facts, **{key: measure() for key, measure in measures.items()}}
             if exports:
@@ -355,6 +370,64 @@ def _training(
     return facts, {"epoch_s": epoch, "step_s": lambda: _time(step) / len(image), "matrix_gflop_per_s": matrix}
 
 
+def _session(file: str, images: str, threads: int) -> dict[str, Callable[[], float]]:
+    """What measures a file that holds everything."""
+    import cv2
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the bundle has it
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    files = sorted(map(str, Path(images).iterdir()))
+
+    def predict(path: str) -> None:
+        session.run(None, {"image": cv2.imread(path, cv2.IMREAD_GRAYSCALE)})
+
+    array = cv2.imread(files[0], cv2.IMREAD_GRAYSCALE)
+    return {
+        "inference_s": lambda: _time(lambda: [predict(path) for path in files]),
+        "latency_s": lambda: statistics.median(_time(lambda: session.run(None, {"image": array})) for _ in range(10)),
+    }
+
+
+def _predictor(
+    settings: dict, images: str, models: str, exports: str, amp: bool | str
+) -> dict[str, Callable[[], object]]:
+    """What measures the class Predictor, and the median milliseconds of the parts of its work on one image."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from scripts.predictor import Predictor
+
+    onnx_file = f"{exports}/{settings['onnx_file']}" if settings else None
+    predictor = Predictor(onnx_file=onnx_file, ckpt_dir=models, device=torch.device("cpu"), amp=amp)
+    files = sorted(Path(images).iterdir())
+    array = np.asarray(Image.open(files[0]).convert("L"))
+
+    def stages() -> dict[str, float]:
+        parts: dict[str, list[float]] = {}
+        for file in files:
+            pixels = np.asarray(Image.open(file).convert("L"))
+            item = predictor.prepared(pixels)
+            with torch.inference_mode():
+                for name, call in (
+                    ("file to tensor", lambda: predictor.prepared(file)),
+                    ("array to tensor", lambda: predictor.prepared(pixels)),
+                    ("network", lambda: predictor.inferer(item["image"][None], predictor.network)),
+                    ("whole array", lambda: predictor(pixels)),
+                ):
+                    parts.setdefault(name, []).append(_time(call))
+        return {name: round(1000 * statistics.median(times), 1) for name, times in parts.items()}
+
+    return {
+        "inference_s": lambda: _time(lambda: predictor(files)),
+        "latency_s": lambda: statistics.median(_time(lambda: predictor(array)) for _ in range(10)),
+        "stages_ms": stages,
+    }
+
+
 def _time(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -401,7 +474,7 @@ def _report(figures: dict) -> None:
             ]
         if "peak_memory_mb" in s:
             cells.append(f"peak memory {s['peak_memory_mb']:.0f} MB")
-        print(f"{name:12}{', '.join(cells)}")
+        print(f"{name:20}{', '.join(cells)}")
     for name, ratios in figures["faster_than_plain"].items():
         for what, ratio in ratios.items():
             low, high = ratio["range"]
@@ -418,7 +491,7 @@ def benchmark_folders(
 
     Args:
         dataset_dir: folder made by scripts/prepare_busi.py.
-        sizes: numbers of pictures.
+        sizes: numbers of images.
         ckpt_dir: folder of the weights.
         output: file for the figures.
 
@@ -427,7 +500,7 @@ def benchmark_folders(
 
     Raises:
         ValueError: the command failed.
-        FileNotFoundError: there are no pictures.
+        FileNotFoundError: there are no images.
     """
     images = dataset_dir.resolve() / "images"
     pictures = sorted(images.glob("*.png"))

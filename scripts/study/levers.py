@@ -23,8 +23,6 @@ SQUEEZE = {
 LEVERS = {
     "base": {},
     "squeezed to a square": {"train#collate#widest": 1, "resize": SQUEEZE},
-    "one canvas shape": {"train#collate#widest": 1},
-    "batch norm": {"network_def#norm": "batch"},
 }
 
 
@@ -35,7 +33,7 @@ def measure_levers(
     output: Path,
     names: Sequence[str] = tuple(LEVERS),
     seeds: Sequence[int] = (0, 1),
-    epochs: int = 40,
+    epochs: int = 30,
     image_size: int = 160,
     **options: object,
 ) -> None:

@@ -166,6 +166,18 @@ def _strength(condition: str) -> float:
     return float(last) if last.replace(".", "").isdigit() else 0.0
 
 
+def fine_tuning() -> str:
+    """What some images of another hospital are worth, mean and range over the draws."""
+    names = ("lesion_dice", "missed_rate", "accuracy", "auroc_malignant")
+    rows = []
+    for (images, start), found in pandas.read_csv(ROOT / "results/fine_tuning.csv").groupby(["images", "start"]):
+        cells = [
+            interval(n, {"value": v.mean(), "low": v.min(), "high": v.max()}) for n, v in found[list(names)].items()
+        ]
+        rows.append([images, start if images else "untouched", *cells])
+    return table(["images", "training from", *(TITLES[name] for name in names)], rows)
+
+
 def quick() -> str:
     """What the quick training gives up against the released weights."""
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
@@ -178,14 +190,14 @@ def quick() -> str:
 
 
 def levers() -> str:
-    """What each change of the recipe was worth, seed by seed."""
-    names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_benign_malignant", "auroc_presence")
+    """What each lever of the recipe is worth, seed by seed."""
+    names = ("lesion_dice", "missed_rate", "false_mask_rate", "auroc_malignant")
+    tested = {"validation": "BUSI validation", "outside": "BUS-BRA"}
     rows = [
-        [f"`{r['lever']}`", r["trained_on"], r["tested_on"], r["seed"], *(number(n, _or_none(r[n])) for n in names)]
-        for r in results("search/levers.csv")
+        [r["lever"], tested[r["tested_on"]], r["images"], r["seed"], *(number(n, _or_none(r[n])) for n in names)]
+        for r in sorted(results("search/levers.csv"), key=lambda r: r["tested_on"], reverse=True)
     ]
-    head = ["lever", "trained on", "tested on", "seed"]
-    return table([*head, *({**TITLES, "auroc_presence": "AUROC, lesion or none"}[n] for n in names)], rows)
+    return table(["lever", "tested on", "images", "seed", *(TITLES[n] for n in names)], rows)
 
 
 def operating_points() -> str:
@@ -299,6 +311,8 @@ def inference_speed() -> str:
     found = results("benchmark_inference.json")
     titles = {"plain": "plain", "stock": "plain settings, this network", "bundle": "this bundle"}
     titles |= {"onnx": "ONNX Runtime", "int8": "ONNX Runtime, INT8"}
+    titles |= {"predictor": "`Predictor`", "predictor onnx": "`Predictor`, ONNX Runtime"}
+    titles |= {f"{name}.onnx": f"`{name}.onnx`" for name in ("predictor", "predictor_int8")}
     titles |= {f"2 x {name}": f"two processes of {titles[name]}" for name in ("bundle", "onnx", "int8")}
     rows = []
     for name, title in titles.items():
@@ -310,6 +324,14 @@ def inference_speed() -> str:
         rows.append([title, f"{rate:.1f}", latency, *cells, f"{s['peak_memory_mb']:.0f} MB"])
     head = ["setting", "images a second", "one image", "times as fast as plain", "the same for one image"]
     return table([*head, "peak memory"], rows) + _weights_of("benchmark_inference")
+
+
+def predictor_time() -> str:
+    """Where the time of `Predictor` goes."""
+    found = results("benchmark_inference.json")["stages_ms"]
+    titles = {"predictor": "PyTorch", "predictor onnx": "ONNX Runtime"}
+    rows = [[titles[name], *(f"{value:.1f}" for value in parts.values())] for name, parts in found.items()]
+    return table(["milliseconds", *next(iter(found.values()))], rows) + _weights_of("benchmark_inference")
 
 
 def folder_sizes() -> str:
@@ -413,6 +435,7 @@ FUNCTIONS = (
     calibration,
     operating_points,
     stress,
+    fine_tuning,
     quick,
     levers,
     postprocessing,
@@ -420,6 +443,7 @@ FUNCTIONS = (
     exports,
     predictors,
     inference_speed,
+    predictor_time,
     folder_sizes,
     faults,
     versions,
