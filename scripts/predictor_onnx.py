@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import onnxruntime
 from monai.bundle import ConfigParser
 from onnx import TensorProto, compose, helper, inliner
 from onnxscript import BOOL, DOUBLE, FLOAT, INT32, INT64, UINT8, OnnxFunction
@@ -22,6 +21,7 @@ from onnxscript import script
 from tqdm import tqdm
 
 from scripts.files import NOTICE
+from scripts.networks import onnx_session
 from scripts.predictor import Predictor
 
 ROWS, COLUMNS, WIDTH, HEIGHT, CLASSES, TAPS = "rows", "columns", "width", "height", "classes", "taps"  # free
@@ -91,9 +91,7 @@ def compare_with_bundle(
         the largest differences of a class's and of a pixel's probability, and of the masks the smallest and the mean
         IoU, which is 1 where both are empty.
     """
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # PyTorch takes turns with it
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(str(file))
     differences = {"class": [], "lesion": []}
     ious = []
     for image in tqdm(images, desc=Path(file).name, leave=False):

@@ -109,7 +109,6 @@ def name_cause_last(resumable: bool = True) -> None:
         resumable: whether ``--resume True`` goes on with the command.
     """
     advice = "the same command with --resume True goes on" if resumable else "the same command starts anew"
-
     own = os.getpid()
 
     def stop(*_) -> None:

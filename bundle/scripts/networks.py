@@ -104,6 +104,15 @@ class BasicUNetClassifier(BasicUNet):
         return {"pred": pred, "class_logits": class_logits}
 
 
+def onnx_session(path: str) -> onnxruntime.InferenceSession:
+    """An ONNX file in ONNX Runtime, on the CPU, with as many threads as PyTorch has."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Idle threads that spin would keep the reading and writing of images from the processor.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxNetwork(nn.Module):
     """An ONNX file that answers as ``BasicUNetClassifier`` does, on the CPU.
 
@@ -121,12 +130,8 @@ class OnnxNetwork(nn.Module):
             raise FileNotFoundError(f"{path}: missing; export the network first or name the file with --onnx_file")
         if not has_onnxruntime:
             raise ModuleNotFoundError("ONNX Runtime is not installed; pip install onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Idle threads that spin would keep the reading and writing of images from the processor.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.path = str(path)
-        self.session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+        self.session = onnx_session(self.path)
         self.names = [output.name for output in self.session.get_outputs()]
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -307,7 +307,7 @@ def _work(
         elif not shipped:
             torch.save(workflow("train", TRAINING[name]).get_parsed_content("network_def").state_dict(), weights)
         if name.endswith(".onnx"):
-            measures = _session(f"{exports}/{name}", f"{folder}/images", torch.get_num_threads())
+            measures = _session(f"{exports}/{name}", f"{folder}/images")
         elif name.startswith("predictor"):
             measures = _predictor(INFERENCE[name], f"{folder}/images", models, exports, amp)
         else:
@@ -370,15 +370,13 @@ def _training(
     return facts, {"epoch_s": epoch, "step_s": lambda: _time(step) / len(image), "matrix_gflop_per_s": matrix}
 
 
-def _session(file: str, images: str, threads: int) -> dict[str, Callable[[], float]]:
+def _session(file: str, images: str) -> dict[str, Callable[[], float]]:
     """What measures a file that holds everything."""
     import cv2
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the bundle has it
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    from scripts.networks import onnx_session
+
+    session = onnx_session(file)
     files = sorted(map(str, Path(images).iterdir()))
 
     def predict(path: str) -> None:
