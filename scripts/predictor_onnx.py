@@ -35,7 +35,8 @@ BARE = {
 WHOLE = {
     "input": "image: uint8 (rows, columns), grey, upright (turned as EXIF says), any size",
     "output": "mask: uint8 (rows, columns), 0 or 255; lesion_probability: float32 (rows, columns);"
-    " class_probabilities: float32 (classes), calibrated by the temperature",
+    " class_probabilities: float32 (classes), calibrated by the temperature;"
+    " probabilities of an image of one grey alone are NaN",
     "not_in_the_graph": "decoding, EXIF orientation, grey from colour or from more than 8 bits; the mean with the"
     " mirror image; suspicious (probability of malignant at or above malignancy_threshold), unsure (largest probability"
     " below unsure_below), disagreement of mask and class",
@@ -71,7 +72,7 @@ def write_predictor(network: str | Path, target: str | Path, parser: ConfigParse
     before, after = (_as_model(f(parser), bare.ir_version) for f in (_preprocessing, _postprocessing))
     model = compose.merge_models(before, bare, [("network_input", "network/image")])
     links = [("network/pred", "pred"), ("network/class_logits", "class_logits")]
-    links += [(name, name) for name in ("image_shape", "resized_shape", "padded_before")]
+    links += [(name, name) for name in ("image_shape", "resized_shape", "padded_before", "no_contrast")]
     model = compose.merge_models(model, after, links)
     helper.set_model_props(model, metadata(parser, whole=True))
     onnx.save(model, target)
@@ -125,7 +126,9 @@ def _preprocessing(parser: ConfigParser) -> OnnxFunction:
     side, multiple = parser.get_parsed_content("image_size"), parser.get_parsed_content("pad").padder.k
 
     @script(default_opset=op)
-    def preprocessing(image: UINT8[ROWS, COLUMNS]) -> tuple[FLOAT[1, 1, WIDTH, HEIGHT], INT64[2], INT64[2], INT64[2]]:
+    def preprocessing(
+        image: UINT8[ROWS, COLUMNS],
+    ) -> tuple[FLOAT[1, 1, WIDTH, HEIGHT], INT64[2], INT64[2], INT64[2], FLOAT]:
         # ResizeToAread: the area of a square of image_size, shape kept
         image_shape = op.Shape(image)
         size = op.Cast(image_shape, to=DOUBLE.dtype)
@@ -135,11 +138,12 @@ def _preprocessing(parser: ConfigParser) -> OnnxFunction:
         sigma = op.Cast(op.Max((size / resized - 1.0) / 2.0, 0.0), to=FLOAT.dtype)
         along_rows, along_columns = op.Split(sigma, num_outputs=2)
         pixels = op.Cast(op.Unsqueeze(image, [0, 1]), to=FLOAT.dtype)
+        # The bundle refuses an image of one grey alone. A graph cannot: this is added to the probabilities, 0 or NaN
+        no_contrast = 0.0 / op.Cast(op.ReduceMax(pixels, keepdims=0) > op.ReduceMin(pixels, keepdims=0), to=FLOAT.dtype)
         pixels = op.Conv(pixels, op.Reshape(_gaussian(op.Squeeze(along_rows)), [1, 1, -1, 1]), auto_pad="SAME_UPPER")
         pixels = op.Conv(pixels, op.Reshape(_gaussian(op.Squeeze(along_columns)), [1, 1, 1, -1]), auto_pad="SAME_UPPER")
         pixels = op.Resize(pixels, None, None, op.Concat([1, 1], resized_shape, axis=0), mode="linear")
-        # NormalizeIntensityd, which leaves no trace of the scaling to [0, 1]. In double, as the rounding of a sum in
-        # float32 would give an image of one grey a deviation
+        # NormalizeIntensityd, which leaves no trace of the scaling to [0, 1]. In double, as it sums the images
         exact = op.Cast(pixels, to=DOUBLE.dtype)
         centred = exact - op.ReduceMean(exact)
         deviation = op.Sqrt(op.ReduceMean(centred * centred))
@@ -149,7 +153,7 @@ def _preprocessing(parser: ConfigParser) -> OnnxFunction:
         padded_before = padding / 2
         pads = op.Concat([0, 0], padded_before, [0, 0], padding - padded_before, axis=0)
         network_input = op.Transpose(op.Pad(standardised, pads), perm=[0, 1, 3, 2])
-        return network_input, image_shape, resized_shape, padded_before
+        return network_input, image_shape, resized_shape, padded_before, no_contrast
 
     return preprocessing
 
@@ -170,14 +174,15 @@ def _postprocessing(parser: ConfigParser) -> OnnxFunction:
         image_shape: INT64[2],
         resized_shape: INT64[2],
         padded_before: INT64[2],
+        no_contrast: FLOAT,
     ) -> tuple[UINT8[ROWS, COLUMNS], FLOAT[ROWS, COLUMNS], FLOAT[CLASSES]]:
         # ClassResultd
-        class_probabilities = op.Squeeze(op.Softmax(class_logits / temperature), [0])
+        class_probabilities = op.Squeeze(op.Softmax(class_logits / temperature), [0]) + no_contrast
         # Softmax of two channels is the sigmoid of their difference; upright, without padding, in the image's size
         background, lesion = op.Split(op.Transpose(pred, perm=[0, 1, 3, 2]), axis=1, num_outputs=2)
         lesion = op.Slice(op.Sigmoid(lesion - background), padded_before, padded_before + resized_shape, [2, 3])
         lesion = op.Resize(lesion, None, None, op.Concat([1, 1], image_shape, axis=0), mode="linear")
-        lesion_probability = op.Squeeze(lesion, [0, 1])
+        lesion_probability = op.Squeeze(lesion, [0, 1]) + no_contrast
 
         # LesionMaskd. The rest works in the box around the mask
         found = op.Cast(lesion_probability >= threshold, to=UINT8.dtype)

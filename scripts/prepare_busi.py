@@ -32,7 +32,7 @@ from split import CLASSES, PARTS, SPLITS, THUMB, join_groups, leave_out, make_da
 from tqdm import tqdm
 
 from scripts.files import EXTENSIONS, cut_stem
-from scripts.transforms import is_deep, open_image, to_grey, to_mask
+from scripts.transforms import is_deep, open_image, to_contrasted_grey, to_mask
 
 LESION_CLASSES = ("benign", "malignant")  # those of other names may hold images without a lesion
 LAYOUT = f"the folder that holds {', '.join(CLASSES)}"
@@ -330,7 +330,7 @@ def read_grey(path: Path) -> tuple[np.ndarray, list[str]]:
     channels. Raises Unusable."""
     image, repairs = open_picture(path)
     try:
-        grey = to_grey(image)
+        grey = to_contrasted_grey(image)
     except ValueError as error:
         raise Unusable(str(error)) from None
     if image.mode == "1":

@@ -174,15 +174,19 @@ def keep_cross_validation(places: Places) -> None:
         _copy(places.runs / "cross_validation" / name, RESULTS / "evaluations/cross_validation" / name)
 
 
+def evaluated(name: str, places: Places) -> dict[str, str]:
+    """Options of an evaluation: weights and images, a testing split or all of a hospital that they have not seen."""
+    if name not in UNSEEN:
+        return {"dataset_dir": str(places.runs / {"testing": "clean"}.get(name, name)), "ckpt_dir": str(places.weights)}
+    _, site, other = UNSEEN[name]
+    weights, part = places.runs / f"models_only_{site}", "testing" if other in EXTERNAL else EVERYTHING["train_split"]
+    return {"dataset_dir": str(places.runs / other), "ckpt_dir": str(weights), "part": part}
+
+
 def evaluate(name: str, places: Places) -> None:
-    """Evaluate on a testing split, or on all images of a hospital that the weights have not seen."""
-    data = {"dataset_dir": places.runs / {"testing": "clean"}.get(name, name), "ckpt_dir": places.weights}
-    if name in UNSEEN:
-        _, site, other = UNSEEN[name]
-        data = {"dataset_dir": places.runs / other, "ckpt_dir": places.runs / f"models_only_{site}"}
-        data |= {"part": EVERYTHING["train_split"]}
-    output = RESULTS / "evaluations" / name
-    run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **data, output_dir=output, overwrite=True)
+    """Evaluate on what `evaluated` says."""
+    where = {"output_dir": RESULTS / "evaluations" / name, **evaluated(name, places)}
+    run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **where, overwrite=True)
 
 
 def quick(places: Places) -> None:
@@ -240,13 +244,12 @@ def postprocessing(places: Places) -> None:
 
 
 def operating_points(places: Places) -> None:
-    """Lesions missed against normals with a false mask, at home and at a hospital that the weights have not seen."""
+    """Lesions missed against normals with a false mask, at home and on sets that the weights have not seen."""
     from study.postprocessing import fold_options, operating_points
 
     home = fold_options(places.runs / "folds", places.runs / "cross_validation")
-    away = {"dataset_dir": str(places.runs / "clean"), "ckpt_dir": str(places.runs / "models_only_bus_bra")}
-    away["part"] = EVERYTHING["train_split"]
-    operating_points({"cross_validation": home, "busi_unseen": [away]}, RESULTS / "operating_points.csv")
+    away = {name: [evaluated(name, places)] for name in (*EXTERNAL, "busi_unseen", "bus_bra_unseen")}
+    operating_points({"cross_validation": home, **away}, RESULTS / "operating_points.csv")
 
 
 def active_learning(places: Places) -> None:
@@ -369,10 +372,13 @@ def _steps() -> Iterable[Step]:
     for name, (title, site, other) in UNSEEN.items():
         made, needs = (f"runs/models_only_{site}/model.pt",), ("busi_clean", "bus_bra")
         yield Step(f"train_only_{site}", f"{site} alone", 60, partial(train_one_site, site), made, (), needs)
-        action, needs = partial(evaluate, name), (f"train_only_{site}", "busi_clean", "bus_bra")
+        needs = (f"train_only_{site}", "busi_clean", "bus_bra", *(f"prepare_{n}" for n in EXTERNAL if n == other))
+        action = partial(evaluate, name)
         yield Step(f"evaluate_{name}", title, 3, action, _evaluations(name), made, needs)
-    made, needs = ("results/operating_points.csv",), ("cross_validation", "train_only_bus_bra", "busi_clean")
-    yield Step("operating_points", "missed against false", 5, operating_points, made, joined, needs)
+    made, inputs = ("results/operating_points.csv",), (*joined, *WEIGHTS)
+    needs = ("cross_validation", "busi_clean", "bus_bra", *(f"train_only_{site}" for site in ONE_SITE))
+    needs += tuple(f"prepare_{name}" for name in EXTERNAL)
+    yield Step("operating_points", "missed against false", 10, operating_points, made, inputs, needs)
     made, needs = ("results/search/postprocessing.csv", "results/search/postprocessing.json"), (
         "cross_validation",
         "busi_clean",

@@ -400,7 +400,7 @@ class TestStudy:
     def test_images_are_added_and_never_replaced(self, browser, server, tmp_path):
         taken = next(server.studies.glob("*.png"))
         before = taken.read_bytes()
-        Image.fromarray(np.full((40, 60), 90, np.uint8)).save(tmp_path / "zz new.png")
+        Image.linear_gradient("L").resize((60, 40)).save(tmp_path / "zz new.png")
         (tmp_path / "broken.png").write_bytes(b"no image")
         shutil.copy(tmp_path / "zz new.png", tmp_path / taken.name)
         with opened(browser, server, "upload", faults=["409", "422"]) as page:

@@ -30,7 +30,9 @@ from scripts.transforms import LoadGreyd
 
 def make(path, size=(30, 20), value=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
+    image = Image.new("L", size, value)
+    image.putpixel((0, 0), 255 - value)
+    image.save(path)
 
 
 def test_images_are_listed_by_name_in_any_case_and_what_is_ignored_is_counted(tmp_path, caplog):
@@ -90,6 +92,7 @@ def test_images_that_fail_are_named_and_the_others_come_in_batches_of_one_shape(
         make(tmp_path / name, size)
     for name in ("b.png", "e.png"):
         (tmp_path / name).write_text("no image")
+    Image.new("L", (30, 20), 90).save(tmp_path / "flat.png")
     make(tmp_path / os.fsdecode(b"latin\xe9.png"))
     items = list_images(str(tmp_path))
     dataset = Dataset(items, Compose([LoadGreyd("image"), EnsureChannelFirstd("image", channel_dim="no_channel")]))
@@ -98,7 +101,9 @@ def test_images_that_fail_are_named_and_the_others_come_in_batches_of_one_shape(
     loader = ImageLoader(dataset, failed.__setitem__, progress=False, batch_size=2, num_workers=workers)
     read = [Path(name).name for batch in loader for name in batch["image"].meta["filename_or_obj"]]
     assert sorted(read) == ["a.png", "c.png", "d.png"]
-    assert sorted(Path(file).name for file in failed) == ["b.png", "e.png", "f.png", os.fsdecode(b"latin\xe9.png")]
+    unread = ["b.png", "e.png", "f.png", "flat.png", os.fsdecode(b"latin\xe9.png")]
+    assert sorted(Path(file).name for file in failed) == unread
+    assert "one grey alone" in failed[str(tmp_path / "flat.png")]
     assert "not UTF-8; rename" in failed[str(tmp_path / os.fsdecode(b"latin\xe9.png"))]
 
 

@@ -93,6 +93,8 @@ def test_threads_share_a_predictor(predictor, images):
         (np.zeros((40, 0), np.uint8), "no pixel"),
         (np.zeros((40, 0)), "no pixel"),
         (np.full((40, 50), "a"), "numbers"),
+        (np.full((40, 50), 7), "one grey alone"),
+        (Image.new("RGB", (4, 5), "red"), "one grey alone"),
         (np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (20_000, 20_000), (0, 0)), "megapixels"),
     ],
 )

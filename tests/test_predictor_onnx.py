@@ -111,6 +111,15 @@ def test_int8_costs_the_predictor_no_more_than_the_network(exported):
     assert found["predictors"]["predictor.onnx"]["largest_class_probability_difference"] < 1e-4
 
 
+@pytest.mark.slow
+def test_an_image_of_one_grey_gets_no_answer(exported):
+    for name in ("predictor", "predictor_int8"):
+        session = onnxruntime.InferenceSession(exported / f"{name}.onnx")
+        for shape in ((60, 80), (500, 700), (1, 1)):
+            mask, lesion, classes = session.run(None, {"image": np.full(shape, 90, np.uint8)})
+            assert mask.shape == shape and not mask.any() and np.isnan(lesion).all() and np.isnan(classes).all()
+
+
 def postprocessed(probabilities, **ids):
     """Mask of the graph behind the network and of the bundle, for the lesion's probabilities (M, N) of some network."""
     parser = parse_bundle("inference", **ids)
@@ -119,6 +128,7 @@ def postprocessed(probabilities, **ids):
     pred = np.stack([np.zeros_like(clipped), np.log(clipped / (1 - clipped))])[None]
     shape = np.array(probabilities.shape)
     inputs = {"image_shape": shape, "resized_shape": shape, "padded_before": 0 * shape}
+    inputs["no_contrast"] = np.array(0, np.float32)
     mask, lesion, _ = session.run(None, {"pred": pred, "class_logits": np.zeros((1, 3), np.float32), **inputs})
     assert lesion == pytest.approx(probabilities.clip(1e-4, 1 - 1e-4), abs=1e-5)
     rule = parser.get_parsed_content("lesion_mask")

@@ -214,7 +214,7 @@ RGB = np.dstack([GREY] * 3)
         (Image.fromarray(np.array([[0, 1000], [2000, 4000]], np.uint16)), "png", [[0, 64], [128, 255]], "8 bits"),
         (Image.fromarray(np.array([[-1, 0], [0, 1]], np.int32)), "tif", [[0, 128], [128, 255]], "8 bits"),
         (Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)), "tif", [[0, 51], [153, 255]], "8 bits"),
-        (Image.fromarray(np.full((2, 3, 3), (255, 0, 0), np.uint8)), "png", np.full((2, 3), 76), "colour turned"),
+        (Image.fromarray(np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)), "png", [[76, 0]], "colour turned"),
     ],
     ids=["L", "RGB", "P", "opaque", "RGBA", "LA", "CMYK", "1-bit", "16-bit", "32-bit", "float", "colour"],
 )
@@ -591,11 +591,11 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     assert datalist["name"] == "pictures in the layout of BUSI" and not datalist["reference"]
 
 
-def test_pictures_of_one_even_grey_are_no_copies_and_no_error(tmp_path):
-    for k in range(6):
-        save(tmp_path / "busi" / "normal" / f"{k}.png", np.full((HEIGHT, WIDTH), 40 * k, np.uint8))
-    _, summary = prepare(tmp_path / "busi", tmp_path / "out", split="clean")
-    assert summary["groups"] == 6
+def test_an_image_of_one_grey_alone_is_refused_by_name(tmp_path):
+    source = make_source(tmp_path / "busi")
+    save(source / "normal" / "normal (1).png", np.full((HEIGHT, WIDTH), 40, np.uint8))
+    _, summary = prepare(source, tmp_path / "out")
+    assert summary["refused"] == ["normal/normal (1).png: one grey alone, no image of anything"]
 
 
 def test_the_published_list_is_used_where_name_and_size_agree_and_the_folder_is_busi():

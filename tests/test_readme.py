@@ -19,6 +19,7 @@ from scripts.networks import stored_settings
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
 EVIDENCE = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "bundle" / "docs" / "reference.md").read_text(encoding="utf-8")
 ANNOTATE = (ROOT / "docs" / "annotate.md").read_text(encoding="utf-8")
 METADATA = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))
 CONFIGS = {
@@ -69,8 +70,10 @@ def test_plain_commands_are_those_of_the_makefile():
         assert f"\n{target}: " in makefile and commands(README, f"make {target}")
 
 
-def test_the_model_cards_table_names_every_option_and_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \| ", CARD.split("| id | default |")[1], re.MULTILINE))
+def test_the_table_of_options_names_every_option_and_its_default():
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| (.+?) \| ", REFERENCE.split("| id | default |")[1].split("\n## ")[0], re.MULTILINE)
+    )
     knobs = {}
     for config in reversed(CONFIGS.values()):
         for name, value in config.items():
@@ -93,8 +96,8 @@ def test_the_model_cards_table_names_every_option_and_its_default():
         assert rows[name] == f"`{value}`", name
 
 
-def test_the_model_card_names_every_figure_of_an_evaluation():
-    table = CARD.split("\n### Metrics of an evaluation")[1].split("\n## ")[0]
+def test_the_reference_names_every_figure_of_an_evaluation():
+    table = REFERENCE.split("\n## Metrics of an evaluation")[1]
     for name in results("evaluations/testing/metrics.json"):
         if name not in ("notice", "part", "pictures", "pictures_by_class"):
             assert re.search(rf"`{name}`", table) or name.endswith("_by_class") and "`..._by_class`" in table, name
@@ -102,7 +105,8 @@ def test_the_model_card_names_every_figure_of_an_evaluation():
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "CONTRIBUTING.md", "bundle/docs/README.md", *(f"docs/{f.name}" for f in ROOT.glob("docs/*.md"))],
+    ["README.md", "CONTRIBUTING.md"]
+    + [f.relative_to(ROOT).as_posix() for folder in ("bundle/docs", "docs") for f in (ROOT / folder).glob("*.md")],
 )
 def test_links_and_paths_of_a_text_lead_somewhere(name):
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -113,11 +117,11 @@ def test_links_and_paths_of_a_text_lead_somewhere(name):
         anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
         assert not anchor or anchor in anchors, f"{target}#{anchor}"
     for path in re.findall(r"`((?:bundle|scripts|label_app|results|docs|tests)/[\w./-]+)`", text):
-        assert (ROOT / path).exists(), path
+        assert any((folder / path).exists() for folder in (ROOT, (ROOT / name).parents[1])), path
 
 
 def test_readme_and_model_card_are_short():
-    assert len(README.splitlines()) <= 150 and len(CARD.splitlines()) <= 245
+    assert len(README.splitlines()) <= 150 and len(CARD.splitlines()) <= 220
 
 
 def test_classes_stand_in_one_order_everywhere():

@@ -168,6 +168,10 @@ def weights(tmp_path_factory):
 
 
 def test_maps_are_drawn_and_scored_on_request(folders, weights):
+    for file in (folders / "images").iterdir():
+        with Image.open(file) as image:
+            image.paste(200, (20, 10, 40, 30))
+            image.save(file)
     options = ["--labels", str(folders / "labels"), "--grad_cam", "True", "--probability_map", "True"]
     done = run(folders, *options, "--ckpt_dir", str(weights), "--image_size", "64")
     assert done.returncode == 0, done.stderr

@@ -206,11 +206,14 @@ def test_a_giant_is_refused_before_it_is_decoded(side, tmp_path, monkeypatch):
 
 def test_refused_files_are_named_and_no_other_reader_tries_them(tmp_path):
     labels(1, 255).save(tmp_path / "mask.png")
-    Image.new("L", (40, 30)).save(tmp_path / "image.png")
+    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "image.png")
+    Image.new("L", (40, 30), 77).save(tmp_path / "flat.png")
     (tmp_path / "empty.png").touch()
     load_image, load_mask = LoadGreyd("image"), LoadMaskd("label")
     with pytest.raises(ValueError, match=f"^{tmp_path / 'empty.png'}: empty file"):
         load_image({"image": tmp_path / "empty.png"})
+    with pytest.raises(ValueError, match=f"^{tmp_path / 'flat.png'}: one grey alone"):
+        load_image({"image": tmp_path / "flat.png"})
     with pytest.raises(FileNotFoundError, match="nowhere.png"):
         load_image({"image": tmp_path / "nowhere.png"})
     item = load_image({"image": tmp_path / "image.png", "label": tmp_path / "mask.png"})
@@ -220,7 +223,7 @@ def test_refused_files_are_named_and_no_other_reader_tries_them(tmp_path):
 
 @pytest.mark.parametrize("size", [(39, 30), (40, 1), (1, 30), (1, 1), (30, 40)])
 def test_a_mask_of_another_size_than_its_image_is_refused(size, tmp_path):
-    Image.new("L", (40, 30)).save(tmp_path / "image.png")
+    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "image.png")
     Image.new("L", size).save(tmp_path / "mask.png")
     item = LoadGreyd("image")({"image": tmp_path / "image.png", "label": tmp_path / "mask.png"})
     with pytest.raises(ValueError, match="mask.png: {} x {} pixels, its image 40 x 30".format(*size)):

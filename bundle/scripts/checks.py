@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from .command import check_overrides, first_cause, last_line
 from .data import UNKNOWN_CLASS
 from .files import shown
-from .transforms import open_image, to_grey, to_mask
+from .transforms import open_image, to_contrasted_grey, to_mask
 
 NAMED = 50  # files of one problem that its line names
 
@@ -204,7 +204,7 @@ def item_problems(items: Sequence[Mapping], split: str, class_names: Sequence[st
 def _problems_of(item: Mapping) -> list[tuple[str, str]]:
     """Kind and file of each problem of one item."""
     problems, sizes = [], {}
-    for key, convert in (("image", to_grey), ("label", to_mask)):
+    for key, convert in (("image", to_contrasted_grey), ("label", to_mask)):
         file = item.get(key)
         if not isinstance(file, str):
             problems.append((f"item without {key}; correct the datalist", json.dumps(dict(item), default=str)[:80]))

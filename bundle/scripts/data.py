@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .command import first_cause, last_line
 from .files import EXTENSIONS, names_a_picture, shown
-from .transforms import open_image, to_grey
+from .transforms import open_image, to_contrasted_grey
 
 UNKNOWN_CLASS = -1
 logger = logging.getLogger(__name__)
@@ -158,9 +158,9 @@ class ImageLoader(ThreadDataLoader):
 
 
 def picture_problem(file: str | Path) -> str:
-    """Why an image cannot be read; empty where it can."""
+    """Why an image cannot be predicted; empty where it can."""
     try:
-        to_grey(open_image(file))
+        to_contrasted_grey(open_image(file))
     except (ValueError, OSError) as error:
         return getattr(error, "strerror", None) or str(error)
     return ""

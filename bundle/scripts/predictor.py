@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from PIL import Image
 
-from .transforms import array_to_grey, open_image, to_grey
+from .transforms import ImageFileReader, array_to_grey, check_contrast, to_contrasted_grey
 
 BUNDLE = Path(__file__).resolve().parents[1]
 AHEAD = 4  # images of a list that are read while the network works on others
@@ -61,7 +61,7 @@ class Predictor:
         self.config = ConfigParser(ConfigParser.load_config_files(files))
         unknown = [name for name in ids if name not in self.config]
         if unknown:
-            raise ValueError(f"{unknown[0]}: no id of {files[0]}; its options stand in the model card")
+            raise ValueError(f"{unknown[0]}: no id of {files[0]}; docs/reference.md of the bundle lists them")
         onnx = {} if onnx_file is None else {"onnx_file": str(onnx_file)}
         self.config.update({"bundle_root": str(bundle), **onnx, **ids})
         get = self.config.get_parsed_content
@@ -137,10 +137,7 @@ class Predictor:
 def _grey(image: str | Path | np.ndarray | Image.Image) -> np.ndarray:
     """Any image as uint8 (rows, columns)."""
     if isinstance(image, np.ndarray):
-        return array_to_grey(image)
+        return check_contrast(array_to_grey(image))
     if isinstance(image, Image.Image):
-        return to_grey(image)
-    try:
-        return to_grey(open_image(image))
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from None
+        return to_contrasted_grey(image)
+    return np.asarray(ImageFileReader(to_contrasted_grey).read(image))

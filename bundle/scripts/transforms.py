@@ -87,6 +87,26 @@ def to_grey(image: Image.Image) -> np.ndarray:
     return np.asarray(_plain(image).convert("L"))
 
 
+def check_contrast(grey: np.ndarray) -> np.ndarray:
+    """Return the image as it is. Of one grey alone, standardising would leave the network scaled rounding noise.
+
+    Raises:
+        ValueError: every pixel has the same value.
+    """
+    if grey.min() == grey.max():
+        raise ValueError("one grey alone, no image of anything")
+    return grey
+
+
+def to_contrasted_grey(image: Image.Image) -> np.ndarray:
+    """``to_grey`` for what the network is to see.
+
+    Raises:
+        ValueError: as ``to_grey`` and ``check_contrast``.
+    """
+    return check_contrast(to_grey(image))
+
+
 def array_to_grey(array: np.ndarray) -> np.ndarray:
     """``to_grey`` for an array of any number type: grey (rows, columns), or colour (rows, columns, channels) with one
     channel, red, green and blue, or these and alpha.
@@ -217,14 +237,14 @@ class ImageFileReader(PILReader):
 class LoadGreyd(LoadImaged):
     """MONAI's ``LoadImaged`` that reads 8-bit grey by ``to_grey``, as float32 (width, height) in [0, 255].
 
-    A file that ``open_image`` or ``to_grey`` refuse is an error; MONAI's own would try its other readers on it.
+    A file that ``open_image`` or ``to_contrasted_grey`` refuse is an error; MONAI's own would try its other readers.
 
     Args:
         keys: of the files.
         allow_missing_keys: whether an item may lack a key.
     """
 
-    converter = staticmethod(to_grey)
+    converter = staticmethod(to_contrasted_grey)
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys=allow_missing_keys)

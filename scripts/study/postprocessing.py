@@ -159,5 +159,5 @@ def _figures(scores: list) -> dict:
         "dice_all_pictures": round(dice.mean(), 4),
         "lesion_dice": round(dice[lesion].mean(), 4),
         "missed_rate": round((dice[lesion] < MISSED_BELOW).mean(), 4),
-        "false_mask_rate": round(1 - dice[~lesion].mean(), 4),
+        "false_mask_rate": None if lesion.all() else round(1 - dice[~lesion].mean(), 4),
     }

@@ -188,8 +188,8 @@ def subgroups(evaluation: Evaluation) -> dict[str, np.ndarray]:
         found |= {"small lesion": lesion & (fraction <= small), "large lesion": lesion & (fraction > large)}
         found["medium lesion"] = lesion & (fraction > small) & (fraction <= large)
     small, large = np.quantile(area, (1 / 3, 2 / 3))
-    found |= {"small picture": area <= small, "large picture": area > large}
-    found["medium picture"] = (area > small) & (area <= large)
+    found |= {"small image": area <= small, "large image": area > large}
+    found["medium image"] = (area > small) & (area <= large)
     if marks.notna().any():
         marked = marks.fillna("").to_numpy() != ""
         found |= {"burned-in marks": marked, "no burned-in marks": ~marked}
@@ -288,7 +288,7 @@ def dice_distribution(axes: Axes, evaluation: Evaluation) -> None:
     values = {name: found for name, found in values.items() if len(found)}
     look = {"color": [colours[name] for name in values], "label": list(values)}
     axes.hist(list(values.values()), np.linspace(0, 1, 21), stacked=True, **look)
-    axes.set(xlabel="Dice of a lesion picture", ylabel="pictures")
+    axes.set(xlabel="Dice of a lesion", ylabel="images")
     axes.legend()
 
 

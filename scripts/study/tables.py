@@ -120,11 +120,15 @@ def folds() -> str:
 
 
 def subgroups() -> str:
-    """The cross-validation by subgroup."""
+    """At home and outside by subgroup."""
     names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy")
-    found = results("evidence/report.json")["cross_validation"]["subgroups"]
-    rows = [[group, f["pictures"], *(interval(n, f[n]) for n in names)] for group, f in found.items()]
-    return table(["subgroup", "images", *(TITLES[name] for name in names)], rows)
+    report = results("evidence/report.json")
+    rows = [
+        [EVALUATIONS[name], group, f["pictures"], *(interval(n, f[n]) for n in names)]
+        for name in ("cross_validation", "bus_bra_unseen", *EXTERNAL)
+        for group, f in report[name]["subgroups"].items()
+    ]
+    return table(["evaluation", "subgroup", "images", *(TITLES[name] for name in names)], rows)
 
 
 def calibration() -> str:
@@ -201,13 +205,15 @@ def levers() -> str:
 
 
 def operating_points() -> str:
-    """Lesions missed against normals with a false mask."""
-    rows = []
+    """Lesions missed against normals with a false mask, a column for each evaluation."""
+    rows: dict[str, dict[str, str]] = {}
     for r in results("operating_points.csv"):
-        title = EVALUATIONS[r["evaluation"]]
-        names = ("lesion_dice", "missed_rate", "false_mask_rate")
-        rows.append([title, f"{float(r['part_threshold']):g}", *(number(n, _or_none(r[n])) for n in names)])
-    return table(["evaluation", "`part_threshold`", "lesion Dice", *(TITLES[n] for n in names[1:])], rows)
+        cells = [number(n, _or_none(r[n])) for n in ("lesion_dice", "missed_rate", "false_mask_rate")]
+        rows.setdefault(f"{float(r['part_threshold']):g}", {})[EVALUATIONS[r["evaluation"]]] = " / ".join(
+            filter(None, cells)
+        )
+    head = list(next(iter(rows.values())))
+    return table(["`part_threshold`", *head], [[part, *(row[name] for name in head)] for part, row in rows.items()])
 
 
 def _or_none(cell: str) -> float | None:
