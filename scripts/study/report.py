@@ -288,7 +288,7 @@ def dice_distribution(axes: Axes, evaluation: Evaluation) -> None:
     values = {name: found for name, found in values.items() if len(found)}
     look = {"color": [colours[name] for name in values], "label": list(values)}
     axes.hist(list(values.values()), np.linspace(0, 1, 21), stacked=True, **look)
-    axes.set(xlabel="Dice of a lesion picture", ylabel="pictures")
+    axes.set(xlabel="Dice of a lesion image", ylabel="images")
     axes.legend()
 
 
