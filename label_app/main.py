@@ -45,7 +45,7 @@ def end_with(server: int) -> None:
 
 
 class BatchInfer(BatchInferTask):
-    """MONAI Label's own, which fails without a GPU under its default parameters and at the first unreadable picture."""
+    """MONAI Label's own, which fails without a GPU under its default parameters and at the first unreadable image."""
 
     def __call__(self, request, datastore, infer):
         """Infer all images that the request names; give answers by id, with ``error`` for those that failed."""
@@ -60,9 +60,9 @@ class BatchInfer(BatchInferTask):
         request = {**request, "multi_gpu": False, "max_workers": 1}
         results = super().__call__(request, datastore, infer_or_name)
         failed = [name for name, result in results.items() if "error" in result]
-        logger.info(f"{len(results) - len(failed)} pictures done, {len(failed)} left out: {', '.join(failed)}")
+        logger.info(f"{len(results) - len(failed)} images done, {len(failed)} left out: {', '.join(failed)}")
         if failed and len(failed) == len(results):
-            raise RequestError(422, f"no picture could be done: {results[failed[0]]['error']}")
+            raise RequestError(422, f"no image could be done: {results[failed[0]]['error']}")
         return results
 
 
@@ -85,7 +85,7 @@ class App(MONAILabelApp):
         super().__init__(app_dir, studies, conf, name="Breast ultrasound", description=description)
 
     def init_datastore(self) -> PictureDatastore:
-        """The folder of pictures."""
+        """The folder of images."""
         return PictureDatastore(self.studies, self.models.class_names)
 
     def init_infers(self) -> dict:
@@ -117,7 +117,7 @@ class App(MONAILabelApp):
         problems = self._datastore.problems()
         for problem in problems:
             logger.error(f"left out: {problem}")
-        logger.info(f"{len(self._datastore.list_images())} pictures, {len(problems)} files left out")
+        logger.info(f"{len(self._datastore.list_images())} images, {len(problems)} files left out")
         self.tell_cut_off_training()
         self.warm_up()
         self.score_if_many()
@@ -171,7 +171,7 @@ class App(MONAILabelApp):
             check_suggestion_tag(tag)
         path = datastore.picture(picture) if known or not self._uploaded(picture) else picture
         if not known and (problem := picture_problem(path)):
-            raise RequestError(422, f"the file sent is not a readable picture ({problem})")
+            raise RequestError(422, f"the file sent is not a readable image ({problem})")
         chosen = {name: request[name] for name in CHOICES if name in request}
         try:
             file, params = task({**chosen, "image": path, "device": name_to_device(device), "logging": "WARNING"})

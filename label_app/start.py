@@ -64,7 +64,7 @@ def start(
             raise ValueError(f"--{name} is {fraction}; use a number from 0 to 1")
     folder, bundle = studies.resolve(), bundle.resolve()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name one that holds pictures")
+        raise FileNotFoundError(f"{folder}: no such folder; name one that holds images")
     if not (bundle / "models" / "model.pt").is_file():
         raise FileNotFoundError(f"{bundle / 'models' / 'model.pt'}: missing; train the bundle first (README.md)")
     if not token and not is_local(host):
@@ -91,7 +91,7 @@ def start(
         "MONAI_LABEL_DATASTORE_AUTO_RELOAD": "false",
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
-    print(f"{folder}: pictures and labels. Research software, not a medical device. Starting ...", flush=True)
+    print(f"{folder}: images and labels. Research software, not a medical device. Starting ...", flush=True)
     if token:
         print(f"Token to log in with: {token}", flush=True)
     command = ["start_server", "--app", str(APP), "--studies", str(folder), "--conf", "bundle", str(bundle)]

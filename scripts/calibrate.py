@@ -108,7 +108,7 @@ def calibrate(
         },
     }
     write_json(weights.with_name("calibration.json"), content)
-    absent = "no malignant picture" if "malignant" in names else "no class called malignant"
+    absent = "no malignant image" if "malignant" in names else "no class called malignant"
     point = f"{absent}, so no threshold" if threshold is None else f"malignancy threshold {threshold:.3f}"
     print(f"temperature {temperature:.3f}, {point}: {weights.with_name('calibration.json')}")
     return content
@@ -130,7 +130,7 @@ def _read(folder: Path, part: str, remedy: str, weights: Path | None = None) -> 
     names = list(figures["pictures_by_class"])
     rows = [row for row in read_csv(folder / "pictures.csv") if row["true_class"]]
     if not rows:
-        raise ValueError(f"{folder / 'pictures.csv'}: no picture of a known class; nothing to calibrate on")
+        raise ValueError(f"{folder / 'pictures.csv'}: no image of a known class; nothing to calibrate on")
     classes = np.array([names.index(row["true_class"]) for row in rows])
     probabilities = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
     # Back to the network's own, where the evaluation used an earlier calibration.
@@ -154,7 +154,7 @@ def _seen(found: Found, datalist: Path) -> tuple[list[str], np.ndarray, np.ndarr
     chosen = np.array([file in seen for file in files])
     if not chosen.any():
         raise ValueError(
-            f"{datalist}: its pictures are not those of the cross-validation; give the datalist of the same set"
+            f"{datalist}: its images are not those of the cross-validation; give the datalist of the same set"
         )
     return names, raw[chosen], classes[chosen]
 

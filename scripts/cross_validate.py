@@ -90,7 +90,7 @@ def cross_validate(
         folds.append(summarize(Images.from_rows(table, names)))
     write_csv(output / "pictures.csv", rows, list(rows[0]))
     write_json(output / "metrics.json", {"notice": NOTICE, **summarize(Images.from_rows(rows, names)), "folds": folds})
-    print(f"{len(rows)} pictures of {len(folds)} folds: {output / 'metrics.json'}")
+    print(f"{len(rows)} images of {len(folds)} folds: {output / 'metrics.json'}")
 
 
 def _test(number: int, title: str, folder: Path, **options: object) -> None:

@@ -68,15 +68,15 @@ def demo(
     run_command("Drawings", "scripts/show_predictions.py", *show)
 
     figures = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
-    data = "the folder given" if given else "synthetic phantoms: these figures say nothing about real pictures"
+    data = "the folder given" if given else "synthetic phantoms: these figures say nothing about real images"
     print(f"\nDone in {time.time() - start:.0f} s, on {data}.")
-    print(f"  {len(testing)} pictures of the testing part: ", end="")
+    print(f"  {len(testing)} images of the testing part: ", end="")
     print(f"lesion Dice {_show(figures['lesion_dice'])}, accuracy {_show(figures['accuracy'])}")
     print(f"  tables    {evaluation / 'metrics.json'}")
     print(f"            {evaluation / 'pictures.csv'}")
     print(f"            {predictions / 'predictions.csv'}")
     print(f"  masks     {predictions}")
-    print(f"  pictures  {drawings / 'index.html'}")
+    print(f"  images    {drawings / 'index.html'}")
     tensorboard = Path(sys.executable).with_name("tensorboard")
     print(f"  curves    {shlex.join([str(tensorboard), '--logdir', str(evaluation)])}")
     print("Research software, not a medical device.")

@@ -71,7 +71,7 @@ def explore(
     facts = {"set_name": prepared.resolve().name, "split": summary.get("split", ""), "count": len(pictures)}
     title = "The data at a glance"
     style.write_page(output / "report.html", "report.html", title=title, sections=sections, colours=colours, **facts)
-    print(f"{len(pictures)} pictures: {output / 'report.html'}")
+    print(f"{len(pictures)} images: {output / 'report.html'}")
     return {"shown": len(pictures), "left_out": len(problems)}
 
 
@@ -97,7 +97,7 @@ def read_pictures(prepared: Path, items: list[dict]) -> tuple[list[dict], list[s
         `area` (lesion's share of the image), `lesions` (connected parts of the mask), `position` (`GRID`, `GRID`).
     """
     pictures, problems = [], []
-    for item in tqdm(items, desc="Reading", unit="picture", disable=None):
+    for item in tqdm(items, desc="Reading", unit="image", disable=None):
         try:
             image, mask = _read(prepared, item)
         except (OSError, ValueError) as error:
@@ -129,7 +129,7 @@ def read_pictures(prepared: Path, items: list[dict]) -> tuple[list[dict], list[s
     for problem in problems:
         print(problem, file=sys.stderr)
     if not pictures:
-        raise FileNotFoundError(f"{prepared}: none of the {len(items)} pictures of datalist.json can be read")
+        raise FileNotFoundError(f"{prepared}: none of the {len(items)} images of datalist.json can be read")
     return pictures, problems
 
 
@@ -167,7 +167,7 @@ def classes(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
         places = _places(len(counts), k, len(colours))
         drawn = bars.bar(places, [c[name] for c in counts.values()], 0.75 / len(colours), color=colour, label=name)
         bars.bar_label(drawn, fontsize=8, padding=1)
-    bars.set(xticks=range(len(counts)), xticklabels=list(counts), ylabel="pictures")
+    bars.set(xticks=range(len(counts)), xticklabels=list(counts), ylabel="images")
     bars.spines[["top", "right"]].set_visible(False)
     bars.legend()
     for axes, (part, found) in zip(grid[1], pies.items()):
@@ -182,20 +182,20 @@ def classes(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
             textprops={"color": "white", "fontsize": 8, "fontweight": "bold"},
         )
         axes.set_title(f"{part} ({sum(found.values())})", fontsize=9)
-    alt = f"Bar chart of the pictures of each class in {', '.join(counts)}, and their shares as pies"
+    alt = f"Bar chart of the images of each class in {', '.join(counts)}, and their shares as pies"
     rows = [(part, *(c[n] for n in colours), c.total()) for part, c in {**counts, "all": everything}.items()]
     return [_figure(figure, output / "classes.png", alt), {"head": ("Part", *colours, "all"), "rows": rows}]
 
 
 def sizes(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
-    """Width and height of each picture."""
+    """Width and height of each image."""
     w, h = np.array([p["size"] for p in pictures]).T
     figure, grid = style.chart(1, len(colours), (9, 3.2), sharex=True, sharey=True, squeeze=False)
     grid = grid[0]
     for axes, name in zip(grid, colours):
         found = np.array([p["size"] for p in _of(pictures, name)]).reshape(-1, 2)
         axes.scatter(*found.T, s=14, alpha=0.5, linewidths=0, color=colours[name])
-        axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} pictures)")
+        axes.set(xlabel="width (pixels)", title=f"{name} ({len(found)} images)")
     grid[0].set(ylabel="height (pixels)", xlim=(0, 1.05 * w.max()), ylim=(0, 1.05 * h.max()))
     text = f"Widths {w.min()} to {w.max()} (median {np.median(w):.0f}), "
     text += f"heights {h.min()} to {h.max()} (median {np.median(h):.0f}) pixels."
@@ -207,7 +207,7 @@ def lesions(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     """Area of the lesion, number of its parts, and where it lies."""
     named = [name for name in colours if any(p["area"] for p in _of(pictures, name))]
     if not named:
-        return [{"text": "No picture has a lesion."}]
+        return [{"text": "No image has a lesion."}]
     figure, (area, number) = style.chart(1, 2, (8.5, 3.6), width_ratios=(3, 2))
     shares = [p["area"] for p in pictures if p["area"]]
     bins = np.geomspace(min(shares), 1.001 * max(shares), 25)
@@ -224,14 +224,14 @@ def lesions(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
         drawn = number.bar(places, heights, 0.75 / len(named), color=colours[name], label=name)
         number.bar_label(drawn, fontsize=8, padding=1)
         number.set(xticks=range(1, most + 1))
-    area.set(xscale="log", xlabel="lesion area (% of the picture)", ylabel="pictures")
+    area.set(xscale="log", xlabel="lesion area (% of the image)", ylabel="images")
     area.xaxis.set_major_formatter("{x:g}")
     area.set_ylim(0, 1.25 * area.get_ylim()[1])  # room for the legend
     area.yaxis.get_major_locator().set_params(integer=True)
     area.legend(loc="upper left")
-    number.set(xlabel="separate parts of the mask", ylabel="pictures")
+    number.set(xlabel="separate parts of the mask", ylabel="images")
     number.legend()
-    alt = "Histogram of lesion areas and bars of lesions a picture, by class"
+    alt = "Histogram of lesion areas and bars of lesions an image, by class"
     areas = _figure(figure, output / "lesion_area.png", alt)
 
     figure, grid = style.chart(1, len(named), (4 * len(named) + 0.6, 3.8), squeeze=False)
@@ -239,9 +239,9 @@ def lesions(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
     top = max(m.max() for m in maps.values())
     for axes, name in zip(grid[0], named):
         drawn = axes.imshow(maps[name], cmap="cividis", vmin=0, vmax=top, extent=(0, 100, 100, 0))
-        axes.set(xlabel="from the left (% of the width)", title=f"{name} ({len(kept[name])} pictures)")
+        axes.set(xlabel="from the left (% of the width)", title=f"{name} ({len(kept[name])} images)")
     grid[0, 0].set(ylabel="from the top (% of the height)")
-    figure.colorbar(drawn, ax=grid[0], label="pictures with a lesion here (%)", shrink=0.85)
+    figure.colorbar(drawn, ax=grid[0], label="images with a lesion here (%)", shrink=0.85)
     alt = f"Maps of where lesions lie: {', '.join(named)}"
     return [areas, _figure(figure, output / "lesion_position.png", alt)]
 
@@ -257,13 +257,13 @@ def intensities(pictures: list[dict], colours: Colours, output: Path) -> list[di
                 mean = 100 * np.mean(shares, axis=0).reshape(64, 4).sum(1)
                 level = np.mean(shares, axis=0) @ np.arange(256)
                 axes.plot(np.arange(2, 256, 4), mean, color=colours[name], label=f"{name}: mean {level:.0f}")
-    whole.set(title="whole picture", ylabel="pixels (%) in each 4 grey values", ylim=(0, None))
+    whole.set(title="whole image", ylabel="pixels (%) in each 4 grey values", ylim=(0, None))
     inside.set(title="inside the lesion")
     for axes in (whole, inside):
         axes.set(xlabel="grey value (0 black, 255 white)", xlim=(0, 255))
         if axes.lines:
             axes.legend()
-    alt = "Histograms of grey values by class, of whole pictures and inside lesions"
+    alt = "Histograms of grey values by class, of whole images and inside lesions"
     return [_figure(figure, output / "intensities.png", alt)]
 
 
@@ -283,10 +283,10 @@ def marks(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
         shares = [100 * c / max(1, len(found)) for c in counts]
         drawn = axes.bar(places, shares, 0.75 / len(colours), color=colours[name], label=f"{name} ({len(found)})")
         axes.bar_label(drawn, counts, fontsize=8, padding=1)
-    axes.set(xticks=range(len(bars)), xticklabels=list(bars), ylabel="pictures of the class (%)")
-    axes.legend(title="number on a bar: pictures", title_fontsize=8)
-    text = f"Known for {len(known)} of {len(pictures)} pictures, from the published list. "
-    text += "A picture may have several kinds."
+    axes.set(xticks=range(len(bars)), xticklabels=list(bars), ylabel="images of the class (%)")
+    axes.legend(title="number on a bar: images", title_fontsize=8)
+    text = f"Known for {len(known)} of {len(pictures)} images, from the published list. "
+    text += "An image may have several kinds."
     alt = "Bars of burned-in marks by kind and class"
     return [{"text": text}, _figure(figure, output / "burned_in_marks.png", alt)]
 
@@ -299,7 +299,7 @@ def samples(pictures: list[dict], colours: Colours, prepared: Path, output: Path
         found = _of(pictures, name)
         drawn = [found[i] for i in random.choice(len(found), min(count, len(found)), replace=False)] if found else []
         if not drawn:
-            blocks.append({"text": f"No picture of class {name}."})
+            blocks.append({"text": f"No image of class {name}."})
             continue
         columns = min(4, len(drawn))
         rows = -(-len(drawn) // columns)
@@ -329,20 +329,20 @@ def _outlined(image: np.ndarray, mask: np.ndarray, colour: str) -> np.ndarray:
 
 
 def same_scans(pictures: list[dict], colours: Colours, output: Path) -> list[dict]:
-    """Pictures of one scan side by side, the scans that cross parts or classes first."""
+    """Images of one scan side by side, the scans that cross parts or classes first."""
     groups = defaultdict(list)
     for p in pictures:
         groups[p.get("group", p["name"])].append(p)
     groups = {name: found for name, found in groups.items() if len(found) > 1}
     if not groups:
-        return [{"text": "No scan stands in several pictures."}]
+        return [{"text": "No scan stands in several images."}]
 
     def crossing(found: list[dict], key: str) -> bool:
         return len({p[key] for p in found}) > 1
 
     by_part, by_class = (sum(crossing(g, key) for g in groups.values()) for key in ("part", "class_name"))
-    text = f"{len(groups)} scans stand in several pictures ({sum(map(len, groups.values()))} in all); {by_part} of "
-    text += f"them in several parts of the split, {by_class} in several classes. The bar below a picture has the "
+    text = f"{len(groups)} scans stand in several images ({sum(map(len, groups.values()))} in all); {by_part} of "
+    text += f"them in several parts of the split, {by_class} in several classes. The bar below an image has the "
     text += "colour of its class."
     strips = []
     order = sorted(groups, key=lambda g: (not crossing(groups[g], "class_name"), not crossing(groups[g], "part"), g))
@@ -379,13 +379,13 @@ def left_out(summary: dict, problems: list[str]) -> list[dict]:
     merged = [f"{file}: {number} masks" for file, number in summary["merged_masks"].items()]
     reasons |= {"Several masks merged": merged} if merged else {}
     reasons |= {"Refused": summary["refused"]} if summary["refused"] else {}
-    text = f"{len(summary['left_out'])} pictures were left out, {len(summary['refused'])} files refused."
+    text = f"{len(summary['left_out'])} images were left out, {len(summary['refused'])} files refused."
     return [*blocks, {"text": text}, *({"title": reason, "lines": files} for reason, files in reasons.items())]
 
 
 SECTIONS = {
     "Classes": classes,
-    "Picture sizes": sizes,
+    "Image sizes": sizes,
     "Lesions": lesions,
     "Grey values": intensities,
     "Burned-in marks": marks,

@@ -271,7 +271,7 @@ def _grey(envelope: np.ndarray) -> np.ndarray:
 
 
 def _colour_flow(picture: Image.Image, region: np.ndarray, rng: Generator) -> None:
-    """Draw a Doppler box with vessels around the lesion (`region`, bool [height, width]) into the RGB picture."""
+    """Draw a Doppler box with vessels around the lesion (`region`, bool [height, width]) into the RGB image."""
     rows, columns = np.nonzero(region)
     box = (max(columns.min() - 25, 2), max(rows.min() - 20, 8))
     box += (min(columns.max() + 25, picture.width - 3), min(rows.max() + 20, picture.height - 3))

@@ -3,7 +3,7 @@
 In:  a folder with the class folders `normal`, `benign`, `malignant`; in each, images `NAME.png` beside their masks
      `NAME_mask.png`, `NAME_mask_1.png`, ... (BUSI as published: W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, "Dataset
      of breast ultrasound images", Data in Brief 28 (2020) 104863). The source is only read.
-Out: `images/` (8-bit grey PNG, size unchanged), `labels/` (0/255 PNG, the union of a picture's masks), `datalist.json`
+Out: `images/` (8-bit grey PNG, size unchanged), `labels/` (0/255 PNG, the union of an image's masks), `datalist.json`
      (MONAI's decathlon form; with `--folds` also `datalist_fold_0.json`, ...), `summary.json` and `summary.txt`.
 
     python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output_dir data/busi
@@ -47,7 +47,7 @@ BUSI = {
         NO_PATIENTS,
     ],
 }
-SAME_LAYOUT = {"name": "pictures in the layout of BUSI", "reference": "", "notes": [NO_PATIENTS]}
+SAME_LAYOUT = {"name": "images in the layout of BUSI", "reference": "", "notes": [NO_PATIENTS]}
 
 
 class Unusable(ValueError):
@@ -72,7 +72,7 @@ class Picture:
     left_out: str = ""  # the reason, empty for an image that is used
 
     def item(self, set_name: str, class_names: Sequence[str]) -> dict:
-        """The picture's entry in `datalist.json`."""
+        """The image's entry in `datalist.json`."""
         item = {
             "image": f"images/{self.name}.png",
             "label": f"labels/{self.name}.png",
@@ -163,7 +163,7 @@ def build(
         if strict and refused:
             raise ValueError("\n".join([f"--strict: {len(refused)} files refused, nothing was written", *refused]))
         if not pictures:
-            raise ValueError(f"{source}: none of its pictures can be used; the first: {refused[0]}")
+            raise ValueError(f"{source}: none of its images can be used; the first: {refused[0]}")
         about = group(pictures)
         for picture in pictures:
             if picture.left_out:
@@ -238,7 +238,7 @@ def natural(text: str) -> tuple:
 def scan(source: Path) -> tuple[list[Picture], list[str]]:
     """List the images of `source` with their masks and output names, in a fixed order and without opening them.
 
-    Returns with them a line on each file that is neither an image nor a picture's mask. Raises ValueError when there
+    Returns with them a line on each file that is neither an image nor a mask of one. Raises ValueError when there
     is no class folder, an unknown one, or no image at all.
     """
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
@@ -259,7 +259,7 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
             if not path.name.isprintable():  # bytes that are no UTF-8 among them
                 refused.append(f"{ascii(file)}: name holds characters that cannot be written; rename the file")
             elif path.suffix.lower() not in EXTENSIONS or not path.is_file():
-                refused.append(f"{file}: not a picture file ({' '.join(EXTENSIONS)}); convert it or move it out")
+                refused.append(f"{file}: not an image file ({' '.join(EXTENSIONS)}); convert it or move it out")
             elif match := MASK_NAME.fullmatch(path.stem):
                 masks.setdefault(match["stem"], []).append(file)
             else:
@@ -267,12 +267,10 @@ def scan(source: Path) -> tuple[list[Picture], list[str]]:
         for picture in found:
             picture.masks = masks.get(Path(picture.file).stem, [])
         for stem in masks.keys() - {Path(picture.file).stem for picture in found}:
-            refused += [f"{file}: mask without an image; add its picture or remove the mask" for file in masks[stem]]
+            refused += [f"{file}: mask without an image; add the image or remove the mask" for file in masks[stem]]
         pictures += found
     if not pictures:
-        raise ValueError(
-            f"{source}: no picture ({' '.join(EXTENSIONS)}) in its class folders; pass {LAYOUT} as --source"
-        )
+        raise ValueError(f"{source}: no image ({' '.join(EXTENSIONS)}) in its class folders; pass {LAYOUT} as --source")
     return pictures, refused
 
 
@@ -292,10 +290,10 @@ def name_outputs(pictures: list[Picture]) -> None:
 
 def convert(pictures: list[Picture], source: Path, target: Path, refused: list[str]) -> list[Picture]:
     """Write image and label of each usable image and return these images; add what is wrong with the others to
-    `refused`. Size, thumbnail and repairs are noted in the picture."""
+    `refused`. Each image's `Picture` notes size, thumbnail and repairs."""
     usable = []
     uses = Counter(file for picture in pictures for file in picture.masks)
-    for picture in tqdm(pictures, desc="converting", unit="picture", disable=None):  # silent where stderr is a file
+    for picture in tqdm(pictures, desc="converting", unit="image", disable=None):  # silent where stderr is a file
         try:
             grey, picture.repairs = read_grey(source / picture.file)
             shared = [f"mask {file}: of {uses[file]} images, check whose" for file in picture.masks if uses[file] > 1]
@@ -315,7 +313,7 @@ def convert(pictures: list[Picture], source: Path, target: Path, refused: list[s
 
 
 def open_picture(path: Path) -> tuple[Image.Image, list[str]]:
-    """Return a decoded image, and what that took. Raises Unusable when the file is empty, damaged, or no picture."""
+    """Return a decoded image, and what that took. Raises Unusable when the file is empty, damaged, or no image."""
     try:
         image = open_image(path)
     except (ValueError, OSError) as error:
@@ -334,7 +332,7 @@ def read_grey(path: Path) -> tuple[np.ndarray, list[str]]:
     except ValueError as error:
         raise Unusable(str(error)) from None
     if image.mode == "1":
-        repairs.append("1-bit picture, only black and white")
+        repairs.append("1-bit image, only black and white")
     if is_deep(image):
         return grey, [*repairs, "more than 8 bits, brought to 0-255"]
     red, green, blue = (np.asarray(channel) for channel in image.convert("RGB").split())
@@ -355,7 +353,7 @@ def read_mask(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def read_label(picture: Picture, source: Path, shape: tuple[int, int]) -> np.ndarray:
-    """Return the union of the picture's masks as uint8 (H, W) of 0 and 255, zeros for class normal.
+    """Return the union of the image's masks as uint8 (H, W) of 0 and 255, zeros for class normal.
 
     Raises Unusable when a mask cannot be read, has another size or seems inverted, or when a lesion class has none.
     """
@@ -431,15 +429,15 @@ def as_text(summary: dict) -> str:
         lines.append(f"{part:<12}" + "".join(f"{cell:>{width}}" for cell in cells) + f"{sum(row.values()):>8}")
     lines += [
         "",
-        "Scans or patients: {groups}, {groups_of_several_pictures} of them in several pictures, "
+        "Scans or patients: {groups}, {groups_of_several_pictures} of them in several images, "
         "{groups_in_several_parts} in several parts.".format(**summary),
     ]
     if summary["in_published_list"]:
         lines.append(
-            f"The published list of scans applies to {summary['in_published_list']} of these pictures; "
+            f"The published list of scans applies to {summary['in_published_list']} of these images; "
             "copies were looked for on the pixels of all."
         )
-    lines += [f"No picture of class {name}." for name in names if not summary["counts"]["found"][name]]
+    lines += [f"No image of class {name}." for name in names if not summary["counts"]["found"][name]]
     stories = {"Several masks merged": list(summary["merged_masks"])} if summary["merged_masks"] else {}
     for file, reason in summary["left_out"].items():
         stories.setdefault(f"Left out, {reason}", []).append(file)

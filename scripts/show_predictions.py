@@ -88,7 +88,7 @@ def show_predictions(
         stem = Path(name).with_name(output_stem(images / name)).as_posix()
         picture, mask = _read(images / name), _read(predictions / f"{stem}_seg.png", to_mask)
         if picture is None or mask is None or picture.shape != mask.shape:
-            left_out.append(f"{name}: left out, its picture or its mask is missing, unreadable or of another size")
+            left_out.append(f"{name}: left out, its image or its mask is missing, unreadable or of another size")
             tqdm.write(left_out[-1])
             continue
         true = _read(labels / name, to_mask) if labels else None
@@ -199,7 +199,7 @@ def _true_classes(datalist: Path) -> dict[str, str]:
 
 
 def measure(row: dict, mask: np.ndarray, true: np.ndarray | None) -> None:
-    """Add areas in pixels, Dice (where the true mask is known), and the picture's `errors` to its row."""
+    """Add areas in pixels, Dice (where the true mask is known), and the image's `errors` to its row."""
     row["picture_px"], row["predicted_area_px"] = mask.size, int((mask > 127).sum())
     if true is not None:
         counts = overlap(torch.from_numpy(mask > 127), torch.from_numpy(true > 127))
@@ -235,7 +235,7 @@ def page_values(rows: list[dict], left_out: list[str], scores: dict | None) -> d
         doubts = [name for name in DOUBTS if row[name] not in ("", "no")]
         row["kinds"] = ",".join([*row["errors"], *doubts]) or "none"
         row["cells"] = {
-            "Picture": row["filename"],
+            "Image": row["filename"],
             "Class": row["class"],
             "Probability": f"{max(row['probabilities'].values()):.6f}",
             "Suspicious": row["suspicious"],
@@ -252,15 +252,15 @@ def page_values(rows: list[dict], left_out: list[str], scores: dict | None) -> d
     sections = {}
     # Without the truth the page begins with its table.
     if lesions:
-        about_worst = "Least Dice first, of the pictures with a lesion."
+        about_worst = "Least Dice first, of the images with a lesion."
         sections["Worst masks"] = {"gallery": lesions[:WORST], "about": about_worst}
     if any(r["true_class"] == "malignant" for r in rows):
-        sections["Missed malignant pictures"] = {"gallery": missed, "about": about.format(MISSED_BELOW)}
+        sections["Missed malignant images"] = {"gallery": missed, "about": about.format(MISSED_BELOW)}
     if any("dice" in r for r in rows):
         sections["False masks"] = {"gallery": false, "about": "A mask, but no lesion."}
     if scores:
         sections["Grad-CAM"] = {"scores": scores}
-    sections["All pictures"] = {}
+    sections["All images"] = {}
     if left_out:
         sections["Not shown"] = {"lines": left_out}
     names = list(rows[0]["probabilities"]) if rows else []
@@ -293,7 +293,7 @@ def _write_scores(output: Path, scores: list[dict]) -> dict:
     summary = {"notice": NOTICE, "layer": LAYER, "pictures": len(scores), **means}
     write_csv(output / "grad_cam.csv", scores, list(scores[0]))
     write_json(output / "grad_cam.json", summary)
-    text = "Grad-CAM on {pictures} pictures with a lesion: largest value inside {pointing_game:.2f} (picture's centre "
+    text = "Grad-CAM on {pictures} images with a lesion: largest value inside {pointing_game:.2f} (image's centre "
     text += "{centre:.2f}, chance {chance:.2f}), share of the energy inside {energy_inside:.2f} (chance {chance:.2f})"
     print(text.format(**summary))
     return summary

@@ -17,10 +17,10 @@ CLASSES = ("normal", "benign", "malignant")  # of BUSI, in the order of their in
 PARTS = {"training": 0.7, "validation": 0.15, "testing": 0.15}  # shares of the images; 546/117/117 of 780
 FOLD_VALIDATION = 1 / 8  # share of the images outside the tested fold
 SPLITS = {
-    "clean": "grouped by scan; scans that stand in several classes, axilla and needle pictures left out",
+    "clean": "grouped by scan; scans that stand in several classes, axilla and needle images left out",
     "grouped": "grouped by scan; scans that stand in several classes left out",
     "patients": "all images of a patient in one split",
-    "random": "every picture on its own, stratified by class; copies of one scan may stand in several parts",
+    "random": "every image on its own, stratified by class; copies of one scan may stand in several parts",
 }
 FACTS = Path(__file__).with_name("busi_groups.csv")
 # Of the images that bear a listed name, this share must also have the listed size before the list is believed:
@@ -49,7 +49,7 @@ def near_duplicates(thumbs: np.ndarray) -> np.ndarray:
 
 
 def join_groups(pictures: list[Picture], facts: dict) -> None:
-    """Set each picture's group: the published groups, where they apply, joined with near-duplicates on the pixels.
+    """Set each image's group: the published groups, where they apply, joined with near-duplicates on the pixels.
 
     A published row applies to an image of its class, file name and size, given that at least 90 % of the images with
     listed names have the listed sizes; other images are grouped by pixels alone. Groups keep their published name
@@ -135,7 +135,7 @@ def split_pictures(
     numbers = allocate([class_names.index(picture.class_name) for picture in pictures], units, shares, seed)
     parts = [[picture for picture, n in zip(pictures, numbers) if n == k] for k in range(len(shares))]
     if not all(parts):
-        raise ValueError(f"{len(set(units))} groups cannot fill {len(shares)} parts; add pictures")
+        raise ValueError(f"{len(set(units))} groups cannot fill {len(shares)} parts; add images")
     if len(set(zip(units, numbers.tolist()))) != len(set(units)):
         raise RuntimeError("a group stands in several parts")  # our own mistake, never the user's
     return parts
@@ -157,7 +157,7 @@ def make_datalists(
         units = {p.name if split == "random" else p.group for p in pictures if p.class_name == name}
         if 0 < len(units) < folds:
             few = f"class {name} has no more groups than {len(units)}"
-            raise ValueError(f"--folds {folds}: {few}; pass fewer folds or add pictures")
+            raise ValueError(f"--folds {folds}: {few}; pass fewer folds or add images")
     parts = split_pictures(pictures, [1 / folds] * folds, split, seed, class_names)
     files = {"datalist.json": {f"fold_{k}": part for k, part in enumerate(parts)}}
     for k, tested in enumerate(parts):

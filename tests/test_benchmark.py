@@ -148,5 +148,5 @@ def test_a_folder_of_any_size_is_predicted_in_the_same_memory(prepared, tmp_path
     for size, found in figures.items():
         assert found["pictures_a_second"] == pytest.approx(int(size) / found["seconds"], rel=0.05)
     assert figures["400"]["peak_memory_mb"] < 1.2 * figures["40"]["peak_memory_mb"]
-    with pytest.raises(FileNotFoundError, match="no pictures; give --dataset_dir"):
+    with pytest.raises(FileNotFoundError, match="no images; give --dataset_dir"):
         benchmark.benchmark_folders(tmp_path)

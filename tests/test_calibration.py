@@ -142,7 +142,7 @@ def test_without_malignant_pictures_there_is_a_temperature_and_no_threshold(eval
     table = evaluated / "validation" / "pictures.csv"
     table.write_text("".join(x for x in table.read_text().splitlines(True) if ",malignant," not in x))
     done = run("--evaluation", evaluated / "validation", "--ckpt_dir", evaluated)
-    assert done.returncode == 0 and "no malignant picture, so no threshold" in done.stdout, done.stderr
+    assert done.returncode == 0 and "no malignant image, so no threshold" in done.stdout, done.stderr
     content = json.loads((evaluated / "calibration.json").read_text())
     assert content["malignancy_threshold"] is None and content["temperature"] > 1
 
@@ -202,7 +202,7 @@ def test_of_a_cross_validation_only_pictures_outside_the_testing_part_are_taken(
     assert "none.json: missing; give --datalist the one that the weights" in done.stderr
     (evaluated / "other.json").write_text('{"training": [{"image": "x.png"}], "validation": []}')
     done = run(*options, "--datalist", evaluated / "other.json")
-    assert "other.json: its pictures are not those of the cross-validation" in done.stderr
+    assert "other.json: its images are not those of the cross-validation" in done.stderr
     done = run(*options, "--datalist", evaluated / "datalist.json", "--evaluation", evaluated / "validation")
     assert "give one of them" in done.stderr
     done = run("--cross_validation", evaluated, *options[2:], "--datalist", evaluated / "datalist.json")

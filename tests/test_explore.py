@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_datalist(made, prepared):
     summary = json.loads((prepared / "summary.json").read_text())
     for file in (*summary["left_out"], *summary["repaired"]):
         assert file in html
-    assert f"{len(summary['left_out'])} pictures were left out, {len(summary['refused'])} files refused." in html
+    assert f"{len(summary['left_out'])} images were left out, {len(summary['refused'])} files refused." in html
 
 
 def test_what_is_measured_of_a_picture_is_right(tiny_prepared):
@@ -85,13 +85,13 @@ def test_scans_that_cross_parts_or_classes_come_first_and_marks_are_counted(tiny
     pictures[2]["group"] = "G9"  # benign, training; with the last, malignant, testing
     pictures[-1]["group"] = "G9"
     told, shown = explore.same_scans(pictures, colours, tmp_path)
-    assert "8 scans stand in several pictures (16 in all); 1 of them in several parts" in told["text"]
+    assert "8 scans stand in several images (16 in all); 1 of them in several parts" in told["text"]
     assert "1 in several classes" in told["text"] and shown["strips"][0]["text"].startswith("G9: ")
     assert len(list((tmp_path / "same_scan").iterdir())) == 8
     assert explore.marks(pictures, colours, tmp_path) == []
     for p in pictures:
         p["burned_in_marks"] = "text&measurement" if p["class_name"] == "benign" else ""
-    assert "Known for 18 of 18 pictures" in explore.marks(pictures, colours, tmp_path)[0]["text"]
+    assert "Known for 18 of 18 images" in explore.marks(pictures, colours, tmp_path)[0]["text"]
     assert (tmp_path / "burned_in_marks.png").is_file()
 
 
@@ -124,7 +124,7 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
     (folder / items[0]["image"]).write_bytes(b"no picture")
     (folder / items[1]["label"]).unlink()
     done = run("explore", "--dataset_dir", folder, "--output_dir", tmp_path / "out")
-    assert done.returncode == 0 and "16 pictures" in done.stdout
+    assert done.returncode == 0 and "16 images" in done.stdout
     html = (tmp_path / "out" / "report.html").read_text()
     for item in items[:2]:
         assert f"{item['image']}: left out" in done.stderr and item["image"] in html

@@ -138,15 +138,15 @@ class TestAnswers:
     @pytest.mark.parametrize(
         "path, query, params, status, message",
         [
-            (MODEL, "nobody", {}, 404, "picture 'nobody' is unknown"),
-            (MODEL, "a broken one", {}, 422, "a broken one.png: not a readable picture"),
+            (MODEL, "nobody", {}, 404, "image 'nobody' is unknown"),
+            (MODEL, "a broken one", {}, 422, "a broken one.png: not a readable image"),
             ("other", "benign (1)", {}, 404, "model 'other' is unknown; use breast_ultrasound"),
             (MODEL, "benign (1)", {"result_extension": ".jpg"}, 400, "'.jpg' is not served; use .png"),
             (MODEL, "benign (1)", {"device": "tpu"}, 400, "device 'tpu' is unknown"),
             (MODEL, "benign (1)", None, 400, "params is not a JSON object"),
             (MODEL, "benign (1)", [["image", "x"]], 400, "params is not a JSON object"),
             (MODEL, "benign (1)", {"image": ["x"]}, 404, "is unknown"),
-            (MODEL, "", {}, 400, "no picture: name one with image=ID or send a file"),
+            (MODEL, "", {}, 400, "no image: name one with image=ID or send a file"),
             (MODEL, "benign (1)", {"save_label": True, "label_tag": "final"}, 400, "is for labels of a person"),
         ],
     )
@@ -170,7 +170,7 @@ class TestAnswers:
         answer = server.request("POST", f"/batch/infer/{MODEL}", 400, **options).json()
         assert "is for labels of a person" in answer["detail"]
         sent = server.request("POST", f"/infer/{MODEL}", 422, files={"file": ("x.png", b"no picture")}).json()
-        assert "the file sent is not a readable picture" in sent["detail"]
+        assert "the file sent is not a readable image" in sent["detail"]
         picture = f"/infer/{MODEL}?image=benign%20(1)"
         answer = server.request("POST", picture, 400, data={"params": "{class"}).json()
         assert "params is not valid JSON" in answer["detail"]
@@ -213,7 +213,7 @@ class TestChoice:
     def test_a_broken_file_is_passed_by_and_named(self, server):
         # "a broken one" is the first by name.
         answer = server.request("POST", "/activelearning/first", json={}).json()
-        assert answer["id"] == "benign (1)" and "a broken one.png: not a readable picture" in answer["left_out"][0]
+        assert answer["id"] == "benign (1)" and "a broken one.png: not a readable image" in answer["left_out"][0]
 
     def test_scoring_runs_with_default_parameters(self, server, studies):
         server.request("POST", "/scoring/uncertainty")
@@ -226,7 +226,7 @@ class TestChoice:
         server.request("POST", f"/batch/infer/{MODEL}")
         task = server.wait_for("batch/infer")
         assert task["status"] == "DONE" and any(
-            "23 pictures done, 1 left out: a broken one" in x for x in task["details"]
+            "23 images done, 1 left out: a broken one" in x for x in task["details"]
         )
         status = server.request("GET", "/datastore/").json()
         assert status["label_tags"] == {"original": 23} and status["completed"] == 0
@@ -465,8 +465,8 @@ class TestLater:
             info = server.request("GET", "/info/", headers=proxied).json()
             assert info["datastore"]["completed"] == 3
             log = (tmp_path / "server.log").read_text()
-            assert "left out: labels/final/by hand.nii.gz: not a picture (.gz)" in log
-            assert "3 pictures, 1 files left out" in log
+            assert "left out: labels/final/by hand.nii.gz: not an image (.gz)" in log
+            assert "3 images, 1 files left out" in log
             for name, kind in zip(names, ALL):
                 path = f"/datastore/label/info?label={name}&tag=final"
                 assert server.request("GET", path).json()["class"] == kind

@@ -131,7 +131,7 @@ def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path, caplo
     metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2))])
     metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
     values = metric.compute()
-    assert metric.compute() == values and caplog.text.count("2 pictures: metrics.json") == 1  # as ignite asks twice
+    assert metric.compute() == values and caplog.text.count("2 images: metrics.json") == 1  # as ignite asks twice
     assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
     assert values["auroc_macro"] != values["auroc_macro"]  # no malignant image: NaN in the engine's state ...
     figures = json.loads((tmp_path / "metrics.json").read_text())
@@ -144,7 +144,7 @@ def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path, caplo
 
 
 def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(ValueError, match="no picture to evaluate; this part of the datalist is empty"):
+    with pytest.raises(ValueError, match="no image to evaluate; this part of the datalist is empty"):
         PictureMetrics(CLASS_NAMES).compute()
 
 

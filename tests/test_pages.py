@@ -118,7 +118,7 @@ def shown(page, column):
 def test_predictions_are_sorted_and_filtered(pages, browser, viewport):
     paths, rows, true = pages
     page = opened(browser, paths["predictions"], viewport)
-    assert len(shown(page, "Picture")) == len(rows)
+    assert len(shown(page, "Image")) == len(rows)
     top = [max(row[f"p_{name}"] for name in CLASS_NAMES) for row in rows]
     button = page.get_by_role("button", name="Probability")
     button.focus()
@@ -133,17 +133,17 @@ def test_predictions_are_sorted_and_filtered(pages, browser, viewport):
 
     page.locator("select[name=class]").select_option("benign")
     benign = {row["filename"] for row in rows if row["class"] == "benign"}
-    assert set(shown(page, "Picture")) == benign
-    assert page.inner_text("output") == f"{len(benign)} of {len(rows)} pictures"
+    assert set(shown(page, "Image")) == benign
+    assert page.inner_text("output") == f"{len(benign)} of {len(rows)} images"
     page.locator("select[name=class]").select_option("")
     page.locator("select[name=error]").select_option("wrong class")
     wrong = {row["filename"] for row in rows if row["class"] != true[row["filename"]]}
-    assert set(shown(page, "Picture")) == wrong and 0 < len(wrong) < len(rows)
+    assert set(shown(page, "Image")) == wrong and 0 < len(wrong) < len(rows)
     page.locator("select[name=error]").select_option("unsure")
     unsure = {row["filename"] for row in rows if row["unsure"] == "yes"}
-    assert set(shown(page, "Picture")) == unsure and 0 < len(unsure) < len(rows)
+    assert set(shown(page, "Image")) == unsure and 0 < len(unsure) < len(rows)
     page.locator("select[name=true]").select_option("malignant")
-    assert set(shown(page, "Picture")) == {name for name in unsure if true[name] == "malignant"}
+    assert set(shown(page, "Image")) == {name for name in unsure if true[name] == "malignant"}
     assert page.faults == []
     page.close()
 
@@ -157,7 +157,7 @@ def test_galleries_show_the_failures_with_probability_and_doubt(pages, browser):
         return section.locator("figcaption").all_inner_texts()
 
     missed = {row["filename"] for row in rows if true[row["filename"]] == "malignant" and row["class"] != "malignant"}
-    assert missed <= {text.splitlines()[0] for text in gallery("Missed malignant pictures")} and missed
+    assert missed <= {text.splitlines()[0] for text in gallery("Missed malignant images")} and missed
     false = {row["filename"] for row in rows if true[row["filename"]] == "normal" and row["lesion_area_px"]}
     assert {text.splitlines()[0] for text in gallery("False masks")} >= false and false
     worst = gallery("Worst masks")
@@ -181,7 +181,7 @@ def test_a_grid_and_a_large_picture_with_the_outline_on_or_off(pages, browser, v
         assert boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] > boxes[0]["x"]  # side by side
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     page.locator("select[name=class]").select_option("benign")  # filters hold in the grid too
-    assert len(shown(page, "Picture")) == sum(row["class"] == "benign" for row in rows)
+    assert len(shown(page, "Image")) == sum(row["class"] == "benign" for row in rows)
     page.locator("#pictures a.large:visible").first.click()
     large = page.locator("#large")
     page.wait_for_function("document.querySelector('#large').naturalWidth > 0")

@@ -358,8 +358,8 @@ def refused_source(folder):
         "export the mask in the size of the image",
         "benign/benign (5).png: its mask benign/benign (5)_mask.png is empty, but the class is benign; "
         "draw or remove the mask",
-        "benign/benign (6)_mask.png: mask without an image; add its picture or remove the mask",
-        "benign/scan.dcm: not a picture file (.png .jpg .jpeg .bmp .tif .tiff .webp .gif); convert it or move it out",
+        "benign/benign (6)_mask.png: mask without an image; add the image or remove the mask",
+        "benign/scan.dcm: not an image file (.png .jpg .jpeg .bmp .tif .tiff .webp .gif); convert it or move it out",
     ]
 
 
@@ -472,11 +472,11 @@ def output_is_a_file(folder):
         (lambda folder: None, {}, "busi: no such folder; pass the folder that holds normal, benign, malignant"),
         (empty, {}, "busi: none of the folders normal, benign, malignant in it; pass the folder that holds"),
         (one_level_up, {}, "in it; pass {busi}/Dataset_BUSI_with_GT as --source"),
-        (no_pictures, {}, "busi: no picture (.png .jpg .jpeg .bmp .tif .tiff .webp .gif) in its class folders"),
+        (no_pictures, {}, "busi: no image (.png .jpg .jpeg .bmp .tif .tiff .webp .gif) in its class folders"),
         (unknown_class, {}, "bening: no class; rename it to one of normal, benign, malignant or move it out"),
-        (all_broken, {}, "busi: none of its pictures can be used; the first: benign/a.png: empty file"),
-        (two_pictures, {}, "2 groups cannot fill 3 parts; add pictures"),
-        (one_of_each, {}, "3 groups cannot fill 3 parts; add pictures"),
+        (all_broken, {}, "busi: none of its images can be used; the first: benign/a.png: empty file"),
+        (two_pictures, {}, "2 groups cannot fill 3 parts; add images"),
+        (one_of_each, {}, "3 groups cannot fill 3 parts; add images"),
         (half_written, {}, "out: half-written, or made by something else; remove it or choose another --output_dir"),
         (prepared, {}, "out: exists; remove it or choose another --output_dir"),
         (output_is_a_file, {}, "out: not a folder; choose another --output_dir"),
@@ -588,7 +588,7 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     # Images that are not BUSI's: nothing published is said of them.
     assert summary["in_published_list"] == 0 and "burned_in_marks" not in found["benign/benign (1).png"]
     datalist = read_json(tmp_path / "out" / "datalist.json")
-    assert datalist["name"] == "pictures in the layout of BUSI" and not datalist["reference"]
+    assert datalist["name"] == "images in the layout of BUSI" and not datalist["reference"]
 
 
 def test_an_image_of_one_grey_alone_is_refused_by_name(tmp_path):

@@ -240,7 +240,7 @@ def test_without_the_truth_the_page_begins_with_its_table_and_limits_are_told_wh
     (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.6, "malignancy_threshold": 0.3}))
     assert run(folders, "--ckpt_dir", str(folders)).returncode == 0
     html = (folders / "drawings" / "index.html").read_text()
-    assert html.count("<h2") == 1 and "All pictures" in html and "<fluid>" not in html and "&lt;fluid&gt;" in html
+    assert html.count("<h2") == 1 and "All images" in html and "<fluid>" not in html and "&lt;fluid&gt;" in html
     assert "largest probability below 0.600" in html and "no stored limit of malignancy" in html
     assert "Dice" not in html.split("<main>")[1].split("</main>")[0] and "benign" not in html
     (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.5}))  # another network's

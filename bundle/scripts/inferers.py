@@ -1,4 +1,4 @@
-"""Mixed precision where the processor has it, and the mean of a picture's scores and those of its mirror image."""
+"""Mixed precision where the processor has it, and the mean of an image's scores and those of its mirror image."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ class PictureMetrics(Metric):
         values = evenly_divisible_all_gather(values)
         names = string_list_all_gather(self._names)
         if len(values) == 0:
-            raise ValueError("no picture to evaluate; this part of the datalist is empty")
+            raise ValueError("no image to evaluate; this part of the datalist is empty")
         # Sorted, so that the order of the ranks leaves no trace.
         order = sorted(range(len(names)), key=lambda i: names[i])
         columns = values[order].numpy()
@@ -283,7 +283,7 @@ class PictureMetrics(Metric):
             rows = [{"filename": names[i], **row} for i, row in zip(order, images.rows())]
             write_csv(Path(self.output_dir) / "pictures.csv", rows, list(rows[0]))
             write_json(Path(self.output_dir) / "metrics.json", {"notice": NOTICE, **self.source, **metrics})
-            logger.info(f"{len(rows)} pictures: metrics.json and pictures.csv in {self.output_dir}")
+            logger.info(f"{len(rows)} images: metrics.json and pictures.csv in {self.output_dir}")
         metrics = {k: float("nan") if v is None else v for k, v in metrics.items()}
         self._computed = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))}
         return self._computed

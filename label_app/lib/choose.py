@@ -55,7 +55,7 @@ class Readable(Strategy):
             if not answer:
                 if left_out:
                     names = "; ".join(left_out.values())
-                    raise RequestError(422, f"no readable picture without label is left: {names}")
+                    raise RequestError(422, f"no readable image without label is left: {names}")
                 return None
             try:
                 datastore.picture(answer["id"])
@@ -83,7 +83,7 @@ class Scores(Strategy, ScoringMethod):
         self.file = infer.models.folder / f"{self.name}.json"
 
     def value(self, path: str) -> float:
-        """Score of a picture's file; the higher, the sooner its turn."""
+        """Score of an image's file; the higher, the sooner its turn."""
         raise NotImplementedError
 
     def scores(self) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Uncertainty(Scores):
 
 
 class Disagreement(Scores):
-    """Pictures whose mask and class disagree: the surest class first, then the others, the least sure class first."""
+    """Images whose mask and class disagree: the surest class first, then the others, the least sure class first."""
 
     name = "disagreement"
 
@@ -161,7 +161,7 @@ def strategies(uncertainty: Uncertainty, disagreement: Disagreement) -> dict[str
     """The strategies by name."""
     return {
         "uncertainty": Readable(uncertainty, uncertainty.description),
-        "random": Readable(Random(), "Any picture without label"),
-        "first": Readable(First(), "The first picture without label, by name"),
+        "random": Readable(Random(), "Any image without label"),
+        "first": Readable(First(), "The first image without label, by name"),
         "disagreement": Readable(disagreement, disagreement.description),
     }

@@ -176,10 +176,10 @@ class PictureDatastore(LocalDatastore):
         self._look()
         path = self.get_image_uri(image_id)
         if not path:
-            raise RequestError(404, f"picture {image_id!r} is unknown; ids are file names without extension")
+            raise RequestError(404, f"image {image_id!r} is unknown; ids are file names without extension")
         problem = picture_problem(path)
         if problem:
-            raise RequestError(422, f"{Path(path).name}: not a readable picture ({problem}); replace the file")
+            raise RequestError(422, f"{Path(path).name}: not a readable image ({problem}); replace the file")
         return path
 
     def archive(self, limit_cases: int | None) -> BinaryIO:
@@ -204,12 +204,12 @@ class PictureDatastore(LocalDatastore):
         return file
 
     def problems(self) -> list[str]:
-        """A line for each file that cannot be used: unreadable, of the same id as another, or no label of a picture."""
+        """A line for each file that cannot be used: unreadable, of the same id as another, or no label of an image."""
         found = sorted(picture_names(self._datastore_path))
         lines = [f"{f}: {problem}; rename the file" for f in found if (problem := name_problem(f))]
         files = [f for f in found if not name_problem(f)]
         unreadable = [(f, picture_problem(os.path.join(self._datastore_path, f))) for f in files]
-        lines += [f"{file}: not a readable picture ({problem})" for file, problem in unreadable if problem]
+        lines += [f"{file}: not a readable image ({problem})" for file, problem in unreadable if problem]
         counts = Counter(os.path.splitext(f)[0] for f in files)
         used = {name: os.path.basename(self.get_image_uri(name)) for name, count in counts.items() if count > 1}
         lines += [f"{name}: several files of this name, only {file} is used" for name, file in used.items()]
@@ -222,7 +222,7 @@ class PictureDatastore(LocalDatastore):
         """Why a label's file, which a person may have put there by hand, cannot be used; empty where it can."""
         name, extension = os.path.splitext(os.path.basename(file))
         if not names_a_picture(file):
-            return f"not a picture ({extension}); send it with PUT /datastore/label, which makes a PNG of it"
+            return f"not an image ({extension}); send it with PUT /datastore/label, which makes a PNG of it"
         try:
             self._mask(name, file)
         except Exception as error:  # whatever it is, the other labels go on
@@ -232,7 +232,7 @@ class PictureDatastore(LocalDatastore):
     # -- what is written
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
-        """Keep a person's label as PNG mask of the picture's size, with its class or the one it had.
+        """Keep a person's label as PNG mask of the image's size, with its class or the one it had.
 
         Raises:
             RequestError: tag, image, file, size or class are not valid; nothing has been written.
@@ -290,7 +290,7 @@ class PictureDatastore(LocalDatastore):
         """
         self._look()
         if self._datastore.label(label_id, label_tag) is None:
-            raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
+            raise RequestError(404, f"image {label_id!r} has no label with the tag {label_tag!r}")
         super().remove_label(label_id, label_tag)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict) -> None:
@@ -303,7 +303,7 @@ class PictureDatastore(LocalDatastore):
             self._look()
             label = self._datastore.label(label_id, label_tag)
             if label is None:
-                raise RequestError(404, f"picture {label_id!r} has no label with the tag {label_tag!r}")
+                raise RequestError(404, f"image {label_id!r} has no label with the tag {label_tag!r}")
             mask = self._mask(label_id, self._label_file(label_id, label_tag, label.ext))
             merged = {**label.info, **info}
             self._write(label_id, mask, label_tag, check_class(merged, mask, self.class_names))
@@ -317,7 +317,7 @@ class PictureDatastore(LocalDatastore):
         with self._lock:
             self._look()
             if image_id not in self._datastore.objects:
-                raise RequestError(404, f"picture {image_id!r} is unknown")
+                raise RequestError(404, f"image {image_id!r} is unknown")
             self._datastore.objects[image_id].image.info.update(info)
             self._update_datastore_file()
             self._seen = self._state()
@@ -331,14 +331,14 @@ class PictureDatastore(LocalDatastore):
         extension = os.path.splitext(image_filename)[1]
         problem = picture_problem(image_filename)
         if problem or not names_a_picture(image_filename):
-            raise RequestError(422, f"not a readable picture ({problem or extension}); send {', '.join(EXTENSIONS)}")
+            raise RequestError(422, f"not a readable image ({problem or extension}); send {', '.join(EXTENSIONS)}")
         problem = name_problem(f"{image_id}{extension}")
         if problem or not image_id or image_id.startswith(".") or re.search(r"[/\\\0]", image_id):
-            raise RequestError(400, f"{image_id!r} is not a valid name for a picture; use a plain file name")
+            raise RequestError(400, f"{image_id!r} is not a valid name for an image; use a plain file name")
         with self._lock:
             self._look()
             if image_id in self._datastore.objects:
-                raise RequestError(409, f"picture {image_id!r} exists; remove it first, or choose another name")
+                raise RequestError(409, f"image {image_id!r} exists; remove it first, or choose another name")
             name = f"{image_id}{extension}"
             write_whole(Path(self._datastore_path) / name, lambda path: shutil.copy(image_filename, path))
             info = {**(image_info or {}), "ts": int(time.time()), "name": name}

@@ -115,15 +115,13 @@ def check(path: str, methods: set[str], given: dict) -> None:
         check_session(given["session_id"])
     if path == "/session/" and "PUT" in methods:
         if given["uncompress"] or len(given["files"]) != 1:
-            raise RequestError(
-                400, "archives are not unpacked and a session holds one picture; send the picture itself"
-            )
+            raise RequestError(400, "archives are not unpacked and a session holds one image; send the image itself")
         give_plain_name(given["files"][0])
     if path == "/infer/{model}":
         if getattr(given["output"], "value", None) == "dicom_seg":
-            raise RequestError(400, "output dicom_seg needs DICOM pictures; use image, json or all")
+            raise RequestError(400, "output dicom_seg needs DICOM images; use image, json or all")
         if not (given["image"] or given["session_id"] or given["file"]):
-            raise RequestError(400, "no picture: name one with image=ID or send a file")
+            raise RequestError(400, "no image: name one with image=ID or send a file")
         given["label"] = None  # a start for other models; ours needs none
     task = re.fullmatch(r"/(train|scoring|batch/infer)/(\{.*\})?", path)
     if task and "POST" in methods:

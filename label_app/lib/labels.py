@@ -26,7 +26,7 @@ INFO = "label_info"  # PNG text entry: class and mask change together, or not at
 
 
 def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a label file of a picture's size (width, height) as bool array (height, width).
+    """Read a label file of an image's size (width, height) as bool array (height, width).
 
     Volumes (NIfTI, NRRD) hold one slice, indexed (column, row, slice) as 3D Slicer writes them.
 
@@ -65,7 +65,7 @@ def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
         raise RequestError(422, f"the label has the shape {shape}; send one slice")
     if shape[:2] != size:
         found, own = f"{shape[0]} x {shape[1]}", f"{size[0]} x {size[1]}"
-        raise RequestError(422, f"the label has {found} pixels, the picture {own}; send its own size")
+        raise RequestError(422, f"the label has {found} pixels, the image {own}; send its own size")
 
 
 def read_nifti(file: str | Path, size: tuple[int, int]) -> np.ndarray:
@@ -157,5 +157,5 @@ def warnings(info: dict, mask: np.ndarray, class_names: list[str]) -> list[str]:
         names = ", ".join(class_names)
         found.append(f'no class: the mask is learnt, the class is not; send params {{"class": ...}}: {names}')
     if mask.mean() > ALMOST_ALL:
-        found.append(f"{mask.mean():.0%} of the picture are lesion: is the mask inverted?")
+        found.append(f"{mask.mean():.0%} of the image are lesion: is the mask inverted?")
     return found

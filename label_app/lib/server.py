@@ -39,8 +39,8 @@ PAGE = """<!doctype html>
 <p>MONAI Label runs here. Research software, not a medical device.</p>
 <p><a href="/annotate/">Annotate</a></p>
 <ul>
-<li><a href="/info/">models, training, numbers of pictures and labels</a>
-<li><a href="/datastore/?output=all">pictures and labels</a>
+<li><a href="/info/">models, training, numbers of images and labels</a>
+<li><a href="/datastore/?output=all">images and labels</a>
 <li><a href="/logs/?text=true">log</a>
 <li><a href="/openapi.json">all calls, as OpenAPI</a>
 </ul>
@@ -151,7 +151,7 @@ async def start_page() -> HTMLResponse:
 
 @app.get("/datastore/dataset")
 def dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None) -> StreamingResponse:
-    """Pictures and submitted labels as ZIP archive."""
+    """Images and submitted labels as ZIP archive."""
     with ONE_AT_A_TIME:
         archive = app_instance().datastore().archive(limit_cases)
     headers = {"Content-Disposition": 'attachment; filename="dataset.zip"'}

@@ -83,7 +83,7 @@ def score(heat: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     Returns:
         dict: `pointing_game`, whether the map's largest value lies in the lesion (Zhang et al., "Top-down Neural
         Attention by Excitation Backprop", ECCV 2016), and `energy_inside`, the share of its sum that does (Wang et al.,
-        "Score-CAM", CVPR Workshops 2020): 0 both for an empty map. Beside them `centre`, whether the picture's centre
+        "Score-CAM", CVPR Workshops 2020): 0 both for an empty map. Beside them `centre`, whether the image's centre
         lies in the lesion, and `chance`, the lesion's share of the image: what a random point and an even map reach.
     """
     total = float(heat.sum())

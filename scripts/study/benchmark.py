@@ -462,11 +462,11 @@ def _report(figures: dict) -> None:
     print(f"native bfloat16: {'yes' if figures['native_bfloat16'] else 'no'}, amp {figures['amp']}; ", end="")
     print(f"medians of {figures['rounds']} rounds")
     for name, s in figures["settings"].items():
-        cells = [f"inference {count / s['inference_s']:.1f} pictures/s"]
+        cells = [f"inference {count / s['inference_s']:.1f} images/s"]
         if "latency_s" in s:
             cells.append(f"latency {1000 * s['latency_s']:.0f} ms")
         if "epoch_s" in s:
-            cells += [f"training {count / s['epoch_s']:.1f} pictures/s after {s['cache_s']:.1f} s of caching"]
+            cells += [f"training {count / s['epoch_s']:.1f} images/s after {s['cache_s']:.1f} s of caching"]
             cells += [
                 f"step {s['step_gflop_per_s']:.1f} GFLOP/s, {s['share_of_matrix_peak']:.0%} of the matrix product"
             ]
@@ -503,7 +503,7 @@ def benchmark_folders(
     images = dataset_dir.resolve() / "images"
     pictures = sorted(images.glob("*.png"))
     if not pictures:
-        raise FileNotFoundError(f"{images}: no pictures; give --dataset_dir a folder of scripts/prepare_busi.py")
+        raise FileNotFoundError(f"{images}: no images; give --dataset_dir a folder of scripts/prepare_busi.py")
     figures = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -513,13 +513,13 @@ def benchmark_folders(
             seconds, memory = _measure(folder, ckpt_dir.resolve())
             rows = (Path(folder) / "masks" / "predictions.csv").read_text(encoding="utf-8").count("\n") - 1
             if rows != size:
-                raise ValueError(f"{rows} of {size} pictures in the table; see the command's log above")
+                raise ValueError(f"{rows} of {size} images in the table; see the command's log above")
         figures[str(size)] = {
             "seconds": round(seconds, 1),
             "pictures_a_second": round(size / seconds, 1),
             "peak_memory_mb": round(memory),
         }
-        print(f"{size} pictures: {size / seconds:.1f} a second, peak memory {memory:.0f} MB", flush=True)
+        print(f"{size} images: {size / seconds:.1f} a second, peak memory {memory:.0f} MB", flush=True)
     if output:
         write_json(output, figures)
     return figures

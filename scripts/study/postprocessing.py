@@ -64,7 +64,7 @@ def choose_postprocessing(
     write_csv(output, rows, list(rows[0]))
     write_json(output.with_suffix(".json"), _cross_fitted(scores))
     best = ", ".join(f"{name} {rows[0][name]}" for name in NAMES)
-    print(f"{rows[0]['pictures']} pictures, best: {best}: {output}")
+    print(f"{rows[0]['pictures']} images, best: {best}: {output}")
 
 
 def fold_options(dataset_dir: Path, cross_validation: Path) -> list[dict[str, str]]:

@@ -160,7 +160,7 @@ def measure_robustness(dataset_dir: Path, ckpt_dir: Path, output_dir: Path, **op
         paths = {"dataset_dir": altered, "ckpt_dir": ckpt_dir.resolve(), "output_dir": folder, "overwrite": True}
         run_bundle(name, "evaluating", ["train", "evaluate"], **paths, **options)
         shutil.rmtree(altered)
-    print(f"{len(items)} pictures under {len(CONDITIONS)} conditions: {output}")
+    print(f"{len(items)} images under {len(CONDITIONS)} conditions: {output}")
 
 
 def _evaluated(folder: Path) -> str | None:
