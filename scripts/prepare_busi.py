@@ -457,7 +457,7 @@ def write_files(folder: Path, datalists: dict[str, dict[str, list[Picture]]], su
     names = summary["class_names"]
     head = {
         "name": summary["name"],
-        "description": "Breast ultrasound pictures with lesion masks and classes; for research, not for diagnosis",
+        "description": "Breast ultrasound images with lesion masks and classes; for research, not for diagnosis",
         "reference": summary["reference"],
         "modality": {"0": "US"},
         "labels": {"0": "background", "255": "lesion"},

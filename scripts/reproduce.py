@@ -466,7 +466,7 @@ def reproduce(
     made_from = json.loads(MADE_FROM.read_text(encoding="utf-8")) if MADE_FROM.is_file() else {}
     if list_:
         for step in STEPS.values():
-            print(f"{step.name:26}{step.state(places, made_from):12}{step.minutes:6g} min  {step.about}")
+            print(f"{step.name:32}{step.state(places, made_from):12}{step.minutes:6g} min  {step.about}")
         return
     for name in only or [name for name in STEPS if any(made.startswith("results/") for made in STEPS[name].makes)]:
         _bring_up(STEPS[name], places, made_from, force and name in only)
