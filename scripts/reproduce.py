@@ -28,10 +28,15 @@ from scripts.files import sha256, write_json
 RESULTS = ROOT / "results"
 MADE_FROM = RESULTS / "made_from.json"
 WEIGHTS = ("weights/model.pt", "weights/calibration.json")
-# The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch
-RECIPE = {"epochs": 36, "val_interval": 36, "train_split": "training+validation"}
+# The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch; then the
+# mean of the weights at the ends of two more, shorter rounds (train_average.json)
+PARTS = {"train_split": "training+validation"}
+RECIPE = ({"epochs": 36, "val_interval": 36}, {})
 # As many steps with one hospital alone, all of its images, tested on the other
-ONE_SITE = {"clean": {"epochs": 112, "val_interval": 112}, "bus_bra": {"epochs": 40, "val_interval": 40}}
+ONE_SITE = {
+    "clean": ({"epochs": 112, "val_interval": 112}, {"epochs": 20, "val_interval": 20, "average_every": 10}),
+    "bus_bra": ({"epochs": 40, "val_interval": 40}, {"epochs": 8, "val_interval": 8, "average_every": 4}),
+}
 EVERYTHING = {"train_split": "training+validation+testing"}
 SPLITS = ("clean", "grouped", "random")
 EXPORTS = {
@@ -145,11 +150,19 @@ def joint(datalist: Path, places: Places) -> str:
     return str({str(datalist): 1, str(places.runs / "bus_bra/datalist.json"): 1})
 
 
+def train_twice(title: str, folder: Path, epochs: tuple[dict, dict], **data: object) -> None:
+    """Train into `first` beside the folder, then go on with averaged weights into the folder."""
+    first = folder.parent / "first" / folder.name
+    where = {"ckpt_dir": first, "output_dir": first, "resume": True}
+    run_bundle(f"{title}, first part", "training", "train", **where, **epochs[0], **data)
+    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "pretrained": first / "model.pt"}
+    run_bundle(title, "training", ["train", "train_average"], **where, **epochs[1], **data)
+
+
 def train(places: Places) -> None:
     """Train as the released weights were; calibrated on out-of-fold predictions."""
     folder, datalist = places.runs / "models", places.runs / "clean/datalist.json"
-    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "datalist": joint(datalist, places)}
-    run_bundle("Training", "training", "train", **where, **RECIPE)
+    train_twice("Training", folder, RECIPE, datalist=joint(datalist, places), **PARTS)
     options = ["--cross_validation", places.runs / "cross_validation", "--datalist", datalist, "--ckpt_dir", folder]
     run_command("Calibration", "scripts/calibrate.py", *options)
 
@@ -157,15 +170,17 @@ def train(places: Places) -> None:
 def train_one_site(site: str, places: Places) -> None:
     """Train on all images of one hospital."""
     folder = places.runs / f"models_only_{site}"
-    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "dataset_dir": places.runs / site}
-    run_bundle(f"{site} alone, training", "training", "train", **where, **ONE_SITE[site], **EVERYTHING)
+    train_twice(f"{site} alone, training", folder, ONE_SITE[site], dataset_dir=places.runs / site, **EVERYTHING)
 
 
 def cross_validate(places: Places) -> None:
     """Train and test on every fold with the recipe of the released weights."""
-    options = ["--dataset_dir", places.runs / "folds", "--output_dir", places.runs / "cross_validation"]
-    options += ["--with_sets", str({str(places.runs / "bus_bra/datalist.json"): 1}), *as_arguments(RECIPE)]
-    run_command("Cross-validation", "scripts/cross_validate.py", *options)
+    folder, first = places.runs / "cross_validation", places.runs / "first/cross_validation"
+    shared = ["--dataset_dir", places.runs / "folds", "--with_sets", str({str(places.runs / "bus_bra/datalist.json"): 1})]
+    more = ["--after", first, "--configs", "[train,train_average]"]
+    for output, epochs, options in ((first, RECIPE[0], []), (folder, RECIPE[1], more)):
+        options = [*shared, "--output_dir", output, *options, *as_arguments(epochs | PARTS)]
+        run_command(output.relative_to(places.runs).as_posix(), "scripts/cross_validate.py", *options)
 
 
 def keep_cross_validation(places: Places) -> None:
