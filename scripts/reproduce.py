@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 
 from command_line import BUNDLE, ROOT, as_arguments, run, run_bundle, run_command
-from study import EVALUATIONS, EXTERNAL, UNSEEN
+from study import AVERAGING, EVALUATIONS, EXTERNAL, UNSEEN
 
-from scripts.files import sha256, write_json
+from scripts.files import sha256, write_csv, write_json
 
 RESULTS = ROOT / "results"
 MADE_FROM = RESULTS / "made_from.json"
@@ -202,6 +202,22 @@ def evaluate(name: str, places: Places) -> None:
     """Evaluate on what `evaluated` says."""
     where = {"output_dir": RESULTS / "evaluations" / name, **evaluated(name, places)}
     run_bundle(f"Evaluation, {name}", "evaluating", ["train", "evaluate"], **where, overwrite=True)
+
+
+def averaging(places: Places) -> None:
+    """What the second part of the trainings brings, at home and at hospitals that the weights have not seen."""
+    rows = []
+    for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
+        first = places.runs / "first" / name
+        if name in UNSEEN:
+            where = evaluated(name, places)
+            where |= {"ckpt_dir": places.runs / "first" / Path(where["ckpt_dir"]).name, "output_dir": first}
+            run_bundle(f"{name}, first part", "evaluating", ["train", "evaluate"], **where, overwrite=True)
+        for weights, folder in (("first part", first), ("averaged", RESULTS / "evaluations" / name)):
+            found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            metrics = {metric: found[metric] for metric in ("pictures", *AVERAGING)}
+            rows.append({"weights": weights, "evaluation": name, **metrics})
+    write_csv(RESULTS / "search/averaging.csv", rows, list(rows[0]))
 
 
 def quick(places: Places) -> None:
@@ -390,6 +406,10 @@ def _steps() -> Iterable[Step]:
         needs = (f"train_only_{site}", "busi_clean", "bus_bra", *(f"prepare_{n}" for n in EXTERNAL if n == other))
         action = partial(evaluate, name)
         yield Step(f"evaluate_{name}", title, 3, action, _evaluations(name), made, needs)
+    made, needs = ("results/search/averaging.csv",), ("evaluate_cross_validation",)
+    needs += tuple(f"evaluate_{name}" for name in ("busi_unseen", "bus_bra_unseen"))
+    inputs = tuple(file for name in needs for file in _evaluations(name.removeprefix("evaluate_"))[1:])
+    yield Step("averaging", "the trainings' second part", 5, averaging, made, inputs, needs)
     made, inputs = ("results/operating_points.csv",), (*joined, *WEIGHTS)
     needs = ("cross_validation", "busi_clean", "bus_bra", *(f"train_only_{site}" for site in ONE_SITE))
     needs += tuple(f"prepare_{name}" for name in EXTERNAL)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 from study.postprocessing import COMBINATIONS, choose_postprocessing
 
@@ -88,6 +89,16 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert "fold 0, training" not in again.stdout and "fold 1, training" in again.stdout
     assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
     assert (output / "pictures.csv").read_bytes() == before
+
+    # A second part, from the weights of the first
+    more = ["--after", output, "--configs", "[train,train_average]", "--average_every", "1", "--val_interval", "2"]
+    averaged = run("--dataset_dir", folds, "--output_dir", tmp_path / "averaged", *OPTIONS, *more, "--only", "1")
+    assert averaged.returncode == 0, averaged.stderr[-2000:]
+    assert str(output / "fold_1" / "model.pt") in averaged.stdout + averaged.stderr
+    state = torch.load(tmp_path / "averaged" / "fold_1" / "checkpoint.pt", weights_only=True)
+    assert state["average_weights"]["mean"]["n_averaged"] == 2
+    other = run("--dataset_dir", folds, "--output_dir", tmp_path / "averaged", *OPTIONS, "--only", "1")
+    assert other.returncode and "an earlier run had other options" in other.stderr
 
     # The setting that changes nothing gets the figures that the bundle's own evaluation gives
     table = tmp_path / "postprocessing.csv"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas
 from command_line import ROOT
-from study import EVALUATIONS, EXTERNAL
+from study import AVERAGING, EVALUATIONS, EXTERNAL
 
 from scripts.files import read_csv, sha256, write_whole
 
@@ -202,6 +202,15 @@ def levers() -> str:
         for r in sorted(results("search/levers.csv"), key=lambda r: r["tested_on"], reverse=True)
     ]
     return table(["lever", "tested on", "images", "seed", *(TITLES[n] for n in names)], rows)
+
+
+def averaging() -> str:
+    """What the second part of the trainings brings."""
+    rows = [
+        [EVALUATIONS[r["evaluation"]], r["weights"], r["pictures"], *(number(n, _or_none(r[n])) for n in AVERAGING)]
+        for r in results("search/averaging.csv")
+    ]
+    return table(["evaluation", "weights", "images", *(TITLES[n] for n in AVERAGING)], rows)
 
 
 def operating_points() -> str:
@@ -444,6 +453,7 @@ FUNCTIONS = (
     fine_tuning,
     quick,
     levers,
+    averaging,
     postprocessing,
     failures,
     exports,
