@@ -3,15 +3,19 @@
     python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
         [--with_sets "{'runs/bus_bra/datalist.json': 1}"] [--only "[0,1]"] [--epochs 40 ...]
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/round_0
+        --after runs/cross_validation [--seed 0 --learning_rate 0.001 --epochs 3 ...]
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/averaged
-        --after runs/cross_validation --configs "[train,train_average]" [--epochs 4 ...]
+        --mean_of "[runs/round_0,runs/round_1]"
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run
 again after an interruption, it goes on where it stopped. With --only several processes share the folds; the one that
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
 answered about their own test images. With --with_sets, other prepared sets train beside each fold, as often as their
-weights say. With --after each fold's training begins with the weights of that earlier cross-validation. Other options go to training and evaluation as they are.
+weights say. With --after each fold's training begins with the weights of that earlier cross-validation; with --mean_of
+nothing is trained, each fold has the mean of the weights of several earlier ones. Other options go to training and
+evaluation as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from average_weights import average_weights
 from calibrate import calibrate
 from command_line import CONFIGS, as_arguments, run, run_bundle
 
@@ -32,8 +37,8 @@ def cross_validate(
     output_dir: Path,
     with_sets: dict | None = None,
     only: tuple[int, ...] = (),
-    configs: tuple[str, ...] = ("train",),
     after: Path | None = None,
+    mean_of: tuple[Path, ...] = (),
     **options: str,
 ) -> None:
     """Train and test fold by fold, then calibrate, test with the calibration, and join the tables.
@@ -43,8 +48,8 @@ def cross_validate(
         output_dir: folder of all results.
         with_sets: `{datalist: weight}` of sets that train beside each fold, whose own weight is 1; none by default.
         only: numbers of the folds to train in this process; all by default.
-        configs: names of the bundle's configs for training.
         after: output folder of an earlier cross-validation, whose weights the folds start from; none by default.
+        mean_of: output folders of earlier cross-validations, whose weights are averaged in place of a training.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
     Raises:
@@ -60,7 +65,8 @@ def cross_validate(
         raise ValueError(f"--only {only}: {dataset} has folds 0 to {len(datalists) - 1}")
     options_file = output / "options.json"
     check_overrides(["run", "--config_file", str(CONFIGS / "train.json"), *as_arguments(options)])
-    kept = options | {"with_sets": with_sets, "configs": list(configs), "after": str(after.resolve()) if after else None}
+    starts = {"after": str(after.resolve()) if after else "", "mean_of": [str(path.resolve()) for path in mean_of]}
+    kept = options | {"with_sets": with_sets, **starts}
     if options_file.is_file() and json.loads(options_file.read_text(encoding="utf-8")) != kept:
         raise ValueError(f"{options_file}: an earlier run had other options; use those or another --output_dir")
     write_json(options_file, kept)
@@ -70,17 +76,15 @@ def cross_validate(
     for number in only:
         folder, paths = folders[number], paths_of[number]
         if not (folder / "uncalibrated" / "metrics.json").is_file():
-            lists = str({str(datalists[number]): 1, **with_sets}) if with_sets else datalists[number]
-            where = {
-                "ckpt_dir": folder,
-                "output_dir": folder,
-                "resume": True,
-                "dataset_dir": dataset,
-                "datalist": lists,
-            }
-            if after:
-                where["pretrained"] = after.resolve() / folder.name / "model.pt"
-            run_bundle(f"fold {number}, training", "training", list(configs), **where, **options)
+            if mean_of:
+                folder.joinpath("model.pt").unlink(missing_ok=True)
+                average_weights(tuple(path / folder.name for path in mean_of), folder)
+            else:
+                lists = str({str(datalists[number]): 1, **with_sets}) if with_sets else datalists[number]
+                where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "datalist": lists}
+                where |= {"dataset_dir": dataset}
+                where |= {"pretrained": Path(starts["after"]) / folder.name / "model.pt"} if after else {}
+                run_bundle(f"fold {number}, training", "training", "train", **where, **options)
             _test(number, "uncalibrated", folder, **paths, **options)
     missing = [folder.name for folder in folders if not (folder / "uncalibrated" / "metrics.json").is_file()]
     if missing:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from average_weights import average_weights
 from command_line import BUNDLE, ROOT, as_arguments, run, run_bundle, run_command
 from study import AVERAGING, EVALUATIONS, EXTERNAL, UNSEEN
 
@@ -28,15 +29,16 @@ from scripts.files import sha256, write_csv, write_json
 RESULTS = ROOT / "results"
 MADE_FROM = RESULTS / "made_from.json"
 WEIGHTS = ("weights/model.pt", "weights/calibration.json")
-# The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch; then the
-# mean of the weights at the ends of two more, shorter rounds (train_average.json)
+# The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch; then from
+# there a short round for each seed, whose weights are averaged
 PARTS = {"train_split": "training+validation"}
-RECIPE = ({"epochs": 36, "val_interval": 36}, {})
+FIRST, ROUND = {"epochs": 36, "val_interval": 36}, {"epochs": 3, "val_interval": 3}
 # As many steps with one hospital alone, all of its images, tested on the other
 ONE_SITE = {
-    "clean": ({"epochs": 112, "val_interval": 112}, {"epochs": 20, "val_interval": 20, "average_every": 10}),
-    "bus_bra": ({"epochs": 40, "val_interval": 40}, {"epochs": 8, "val_interval": 8, "average_every": 4}),
+    "clean": ({"epochs": 112, "val_interval": 112}, {"epochs": 11, "val_interval": 11}),
+    "bus_bra": ({"epochs": 40, "val_interval": 40}, {"epochs": 4, "val_interval": 4}),
 }
+ROUNDS = {f"round_{seed}": {"learning_rate": 0.001, "seed": seed} for seed in (0, 1)}
 EVERYTHING = {"train_split": "training+validation+testing"}
 SPLITS = ("clean", "grouped", "random")
 EXPORTS = {
@@ -150,19 +152,23 @@ def joint(datalist: Path, places: Places) -> str:
     return str({str(datalist): 1, str(places.runs / "bus_bra/datalist.json"): 1})
 
 
-def train_twice(title: str, folder: Path, epochs: tuple[dict, dict], **data: object) -> None:
-    """Train into `first` beside the folder, then go on with averaged weights into the folder."""
-    first = folder.parent / "first" / folder.name
-    where = {"ckpt_dir": first, "output_dir": first, "resume": True}
-    run_bundle(f"{title}, first part", "training", "train", **where, **epochs[0], **data)
-    where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "pretrained": first / "model.pt"}
-    run_bundle(title, "training", ["train", "train_average"], **where, **epochs[1], **data)
+def train_in_parts(title: str, folder: Path, first: dict, rounds: dict, **data: object) -> None:
+    """Train into `first` and into a folder for each round, all beside the folder, and put the mean into the folder."""
+    start = folder.parent / "first" / folder.name
+    where = {"ckpt_dir": start, "output_dir": start, "resume": True}
+    run_bundle(f"{title}, first part", "training", "train", **where, **first, **data)
+    folders = [folder.parent / name / folder.name for name in ROUNDS]
+    for output, options in zip(folders, ROUNDS.values()):
+        where = {"ckpt_dir": output, "output_dir": output, "resume": True, "pretrained": start / "model.pt"}
+        run_bundle(f"{title}, {output.parent.name}", "training", "train", **where, **rounds, **options, **data)
+    if not (folder / "model.pt").is_file():
+        average_weights(tuple(folders), folder)
 
 
 def train(places: Places) -> None:
     """Train as the released weights were; calibrated on out-of-fold predictions."""
     folder, datalist = places.runs / "models", places.runs / "clean/datalist.json"
-    train_twice("Training", folder, RECIPE, datalist=joint(datalist, places), **PARTS)
+    train_in_parts("Training", folder, FIRST, ROUND, datalist=joint(datalist, places), **PARTS)
     options = ["--cross_validation", places.runs / "cross_validation", "--datalist", datalist, "--ckpt_dir", folder]
     run_command("Calibration", "scripts/calibrate.py", *options)
 
@@ -170,17 +176,24 @@ def train(places: Places) -> None:
 def train_one_site(site: str, places: Places) -> None:
     """Train on all images of one hospital."""
     folder = places.runs / f"models_only_{site}"
-    train_twice(f"{site} alone, training", folder, ONE_SITE[site], dataset_dir=places.runs / site, **EVERYTHING)
+    train_in_parts(f"{site} alone", folder, *ONE_SITE[site], dataset_dir=places.runs / site, **EVERYTHING)
 
 
 def cross_validate(places: Places) -> None:
     """Train and test on every fold with the recipe of the released weights."""
-    folder, first = places.runs / "cross_validation", places.runs / "first/cross_validation"
-    shared = ["--dataset_dir", places.runs / "folds", "--with_sets", str({str(places.runs / "bus_bra/datalist.json"): 1})]
-    more = ["--after", first, "--configs", "[train,train_average]"]
-    for output, epochs, options in ((first, RECIPE[0], []), (folder, RECIPE[1], more)):
-        options = [*shared, "--output_dir", output, *options, *as_arguments(epochs | PARTS)]
-        run_command(output.relative_to(places.runs).as_posix(), "scripts/cross_validate.py", *options)
+    first, rounds = places.runs / "first/cross_validation", [places.runs / name / "cross_validation" for name in ROUNDS]
+    shared = [
+        "--dataset_dir",
+        places.runs / "folds",
+        "--with_sets",
+        str({str(places.runs / "bus_bra/datalist.json"): 1}),
+    ]
+    parts = [(first, FIRST | PARTS)]
+    parts += [(output, {"after": first, **ROUND, **o, **PARTS}) for output, o in zip(rounds, ROUNDS.values())]
+    parts += [(places.runs / "cross_validation", {"mean_of": str([str(output) for output in rounds])})]
+    for output, options in parts:
+        title = output.relative_to(places.runs).as_posix()
+        run_command(title, "scripts/cross_validate.py", *shared, "--output_dir", output, *as_arguments(options))
 
 
 def keep_cross_validation(places: Places) -> None:
@@ -205,7 +218,7 @@ def evaluate(name: str, places: Places) -> None:
 
 
 def averaging(places: Places) -> None:
-    """What the second part of the trainings brings, at home and at hospitals that the weights have not seen."""
+    """What the rounds and their mean bring, at home and at hospitals that the weights have not seen."""
     rows = []
     for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
         first = places.runs / "first" / name
@@ -409,7 +422,7 @@ def _steps() -> Iterable[Step]:
     made, needs = ("results/search/averaging.csv",), ("evaluate_cross_validation",)
     needs += tuple(f"evaluate_{name}" for name in ("busi_unseen", "bus_bra_unseen"))
     inputs = tuple(file for name in needs for file in _evaluations(name.removeprefix("evaluate_"))[1:])
-    yield Step("averaging", "the trainings' second part", 5, averaging, made, inputs, needs)
+    yield Step("averaging", "rounds with averaged weights", 5, averaging, made, inputs, needs)
     made, inputs = ("results/operating_points.csv",), (*joined, *WEIGHTS)
     needs = ("cross_validation", "busi_clean", "bus_bra", *(f"train_only_{site}" for site in ONE_SITE))
     needs += tuple(f"prepare_{name}" for name in EXTERNAL)

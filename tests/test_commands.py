@@ -251,24 +251,6 @@ def test_a_killed_training_resumes_to_the_weights_of_an_uninterrupted_one(traine
     assert (output / "training_curve.csv").read_bytes() == (trained.output / "training_curve.csv").read_bytes()
 
 
-def test_a_training_goes_on_with_averaged_weights(trained, tmp_path):
-    files = ["--config_file", "['configs/train.json','configs/train_average.json']"]
-    options = [*trained.options, "--pretrained", trained.models / "model.pt", "--learning_rate", "0.01"]
-    options += ["--epochs", "6", "--val_interval", "6", "--average_every", "2"]
-    where = ["--ckpt_dir", tmp_path, "--output_dir", tmp_path]
-    run("training", *files, *options, *where)
-    checkpoint = load(tmp_path / "checkpoint.pt")
-    mean = checkpoint["average_weights"]["mean"]
-    assert mean["n_averaged"].item() == 3
-    kept = load(tmp_path / "model.pt")
-    for name, value in kept.items():
-        assert torch.equal(value, mean[f"module.{name}"])
-    last = checkpoint["average_weights"]["last"]
-    assert any(not torch.equal(last[name], kept[name]) for name in kept)
-    rates = [float(row["learning_rate"]) for row in read_csv(tmp_path / "training_curve.csv")]
-    assert rates[-1] < 1e-4
-
-
 @pytest.mark.parametrize("kind", ["training", "evaluation"])
 def test_a_command_that_is_stopped_by_ctrl_c_says_how_to_go_on_and_nothing_else(kind, trained, data, tmp_path):
     many = ["--part", "+".join(["testing"] * 500), "--dataset_dir", data, "--ckpt_dir", trained.models]

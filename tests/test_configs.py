@@ -29,7 +29,7 @@ def expressions(content):
 
 
 def test_the_bundle_has_the_files_of_the_zoo():
-    for name in ("evaluate", "inference", "metadata", "multi_gpu_evaluate", "multi_gpu_train", "train"):
+    for name in ("evaluate", "inference", "metadata", "multi_gpu_evaluate", "multi_gpu_train", "train", "train_quick"):
         assert f"{name}.json" in FILES
     for name in ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt", "scripts/__init__.py"):
         assert (ROOT / "bundle" / name).is_file(), name
@@ -177,7 +177,6 @@ def test_every_component_of_a_config_can_be_imported(name):
         ["inference"],
         ["train", "evaluate"],
         ["train", "train_quick"],
-        ["train", "train_average"],
         ["train", "multi_gpu_train"],
         ["train", "evaluate", "multi_gpu_evaluate"],
     ],

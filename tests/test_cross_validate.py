@@ -90,15 +90,23 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
     assert (output / "pictures.csv").read_bytes() == before
 
-    # A second part, from the weights of the first
-    more = ["--after", output, "--configs", "[train,train_average]", "--average_every", "1", "--val_interval", "2"]
-    averaged = run("--dataset_dir", folds, "--output_dir", tmp_path / "averaged", *OPTIONS, *more, "--only", "1")
-    assert averaged.returncode == 0, averaged.stderr[-2000:]
-    assert str(output / "fold_1" / "model.pt") in averaged.stdout + averaged.stderr
-    state = torch.load(tmp_path / "averaged" / "fold_1" / "checkpoint.pt", weights_only=True)
-    assert state["average_weights"]["mean"]["n_averaged"] == 2
-    other = run("--dataset_dir", folds, "--output_dir", tmp_path / "averaged", *OPTIONS, "--only", "1")
-    assert other.returncode and "an earlier run had other options" in other.stderr
+    # Rounds from these weights, and their mean
+    rounds = [tmp_path / "round 0", tmp_path / "round 1"]
+    for seed, folder in enumerate(rounds):
+        more = ["--after", output, "--seed", seed, "--only", "1", "--epochs", "1"]
+        done = run("--dataset_dir", folds, "--output_dir", folder, *OPTIONS, *more)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert str(output / "fold_1" / "model.pt") in done.stdout + done.stderr
+    mean, network = tmp_path / "mean", [*OPTIONS[:2], *OPTIONS[4:6]]
+    options = ["--dataset_dir", folds, "--output_dir", mean, "--mean_of", str([str(f) for f in rounds]), *network]
+    done = run(*options, "--only", "1")
+    assert done.returncode == 0 and "Iter: " not in done.stdout + done.stderr, done.stderr[-2000:]
+    first, second, both = (torch.load(f / "fold_1" / "model.pt", weights_only=True) for f in (*rounds, mean))
+    for name, value in both.items():
+        assert torch.allclose(value, (first[name] + second[name]) / 2, atol=1e-7)
+    assert json.loads((mean / "fold_1" / "uncalibrated" / "metrics.json").read_text())["pictures"]
+    done = run("--dataset_dir", folds, "--output_dir", mean, *network, "--only", "1")
+    assert done.returncode and "an earlier run had other options" in done.stderr
 
     # The setting that changes nothing gets the figures that the bundle's own evaluation gives
     table = tmp_path / "postprocessing.csv"

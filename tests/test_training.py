@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import sys
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from scripts.command import check_overrides, keep_freed_memory
-from scripts.handlers import AverageWeights, KeepBest, SeedEachEpoch, StopDiverged, TrainingCheckpoint, TrainingCurve
+from scripts.handlers import KeepBest, SeedEachEpoch, StopDiverged, TrainingCheckpoint, TrainingCurve
 from scripts.inferers import AutocastInferer, fast_bfloat16
 from scripts.networks import BasicUNetClassifier
 
@@ -123,46 +122,6 @@ def test_a_training_that_had_stopped_early_does_nothing_when_resumed(tmp_path):
     keeper.load_state_dict({"best": 0.5, "best_epoch": 1, "worse": 2})
     trainer.run([1, 2])
     assert trainer.state.epoch == 0 and not (tmp_path / "model.pt").exists()
-
-
-def averaged(path, every, resume=False, until=4):
-    """Weights that validation sees after each epoch, and those after each step, of a training whose weight grows."""
-    network = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(network.weight, 0)
-    seen, steps = [], []
-
-    def step(engine, batch):
-        if engine.state.epoch > until:
-            raise KeyboardInterrupt
-        with torch.no_grad():
-            network.weight += batch
-        steps.append(network.weight.item())
-
-    trainer = Engine(step)
-    trainer.state.max_epochs, trainer.state.epoch_length = 4, 2
-    trainer.state.rank, trainer.state.device = 0, "cpu"
-    average = AverageWeights(network, every)
-    average.attach(trainer)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: seen.append(network.weight.item()))
-    checkpoint = TrainingCheckpoint(str(path), {"network": network, "average_weights": average})
-    checkpoint.attach(trainer)
-    if resume:
-        checkpoint.resume(trainer)
-    with suppress(KeyboardInterrupt):
-        trainer.run([1, 2])
-    return seen, steps
-
-
-def test_the_mean_of_the_weights_is_validated_and_the_training_goes_on_with_the_last(tmp_path):
-    seen, steps = averaged(tmp_path / "whole.pt", 2)
-    assert steps == [1, 3, 4, 6, 7, 9, 10, 12]
-    assert seen == pytest.approx([3, 6, 6, (6 + 12) / 2])
-    for until in (1, 2, 3):
-        path = tmp_path / f"{until}.pt"
-        first = averaged(path, 2, until=until)
-        rest = averaged(path, 2, resume=True)
-        assert (first[0] + rest[0], first[1] + rest[1]) == (pytest.approx(seen), steps)
-    assert averaged(tmp_path / "never.pt", 0)[0] == [3, 6, 9, 12]
 
 
 def test_the_table_has_the_means_of_each_epoch_and_keeps_its_rows(tmp_path):

@@ -85,7 +85,6 @@ RULES = {
     "train#trainer#max_epochs": COUNT,
     "batch_size": COUNT,
     "val_interval": COUNT,
-    "average_every": COUNT_OR_NONE,
     "early_stop_patience": COUNT_OR_NONE,
     "num_workers": COUNT_OR_NONE,
     "learning_rate": Rule(lambda v: _inside(v, math.inf), "a number above 0"),
@@ -149,8 +148,6 @@ def option_problems(parser: ConfigParser) -> list[str]:
         interval, epochs = (parser.get_parsed_content(n) for n in ("val_interval", "train#trainer#max_epochs"))
         if interval > epochs:
             problems.append(f"--val_interval {interval} is larger than --epochs {epochs}: no weights would be kept")
-        if (every := parser.get_parsed_content("average_every")) > epochs:
-            problems.append(f"--average_every {every} is larger than --epochs {epochs}: nothing would be averaged")
     return problems
 
 

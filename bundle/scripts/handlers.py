@@ -18,7 +18,6 @@ from monai.data import CacheDataset
 from monai.utils import ensure_tuple
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from .command import in_bundle_command, last_line, load_tensors
 from .data import image_name, names_a_picture
@@ -51,55 +50,6 @@ class SeedEachEpoch:
         seed = (self.seed * 1_000_003 + engine.state.epoch * 1_009 + engine.state.rank) % 2**32
         torch.manual_seed(seed)
         self.dataset.transform.set_random_state(seed)
-
-
-class AverageWeights:
-    """Handler of the trainer that keeps the mean of the weights at the ends of several epochs, not the last ones.
-
-    Stochastic weight averaging (Izmailov et al., UAI 2018, https://arxiv.org/abs/1803.05407), for a learning rate that
-    falls to almost nothing every so many epochs. Between the end of an epoch and the start of the next one the network
-    holds the mean, so that validation and ``KeepBest`` see it; attach it before them.
-
-    Args:
-        network: the network that is trained.
-        every: epochs from one averaged state to the next; 0: never.
-    """
-
-    def __init__(self, network: nn.Module, every: int = 0) -> None:
-        self.network = _unwrapped(network)
-        self.every = every
-        self.mean = AveragedModel(self.network, use_buffers=True) if every else None
-        self.last: dict[str, torch.Tensor] = {}
-
-    def attach(self, engine: Engine) -> None:
-        """Change the weights at the end of an epoch, and back at the start of the next."""
-        if self.every:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-            engine.add_event_handler(Events.EPOCH_STARTED, self.put_back)
-
-    def __call__(self, engine: Engine) -> None:
-        """Add the weights to the mean where it is their turn, and put the mean into the network."""
-        if engine.state.epoch % self.every == 0:
-            self.mean.update_parameters(self.network)
-        if self.mean.n_averaged:
-            self.last = {name: value.clone() for name, value in self.network.state_dict().items()}
-            self.network.load_state_dict(self.mean.module.state_dict())
-
-    def put_back(self) -> None:
-        """Put the last weights back."""
-        if self.last:
-            self.network.load_state_dict(self.last)
-            self.last = {}
-
-    def state_dict(self) -> dict:
-        """The weights to resume from."""
-        return {"mean": self.mean.state_dict(), "last": self.last} if self.mean else {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Take over the weights of ``state_dict``."""
-        if self.mean:
-            self.mean.load_state_dict(state["mean"])
-            self.last = state["last"]
 
 
 class KeepBest:
