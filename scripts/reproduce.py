@@ -222,10 +222,10 @@ def averaging(places: Places) -> None:
     rows = []
     for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
         first = places.runs / "first" / name
-        if name in UNSEEN:
+        if name in UNSEEN and not (first / "metrics.json").is_file():
             where = evaluated(name, places)
             where |= {"ckpt_dir": places.runs / "first" / Path(where["ckpt_dir"]).name, "output_dir": first}
-            run_bundle(f"{name}, first part", "evaluating", ["train", "evaluate"], **where, overwrite=True)
+            run_bundle(f"{name}, first part", "evaluating", ["train", "evaluate"], **where)
         for weights, folder in (("first part", first), ("averaged", RESULTS / "evaluations" / name)):
             found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             metrics = {metric: found[metric] for metric in ("pictures", *AVERAGING)}

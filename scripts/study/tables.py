@@ -38,7 +38,7 @@ TITLES = {
 }
 SHORT = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_benign_malignant")
 HOME_AND_AWAY = ("cross_validation", "testing", "bus_bra", *EXTERNAL)
-OLD = "Measured with 0.3.1."
+EARLIER = {"4a15e132": "0.3.1", "f8fc0622": "0.4.0", "e12781c7": "0.4.0"}  # versions by the first digits of weights
 
 
 def results(name: str) -> dict | list[dict]:
@@ -179,7 +179,7 @@ def fine_tuning() -> str:
             interval(n, {"value": v.mean(), "low": v.min(), "high": v.max()}) for n, v in found[list(names)].items()
         ]
         rows.append([images, start if images else "untouched", *cells])
-    return table(["images", "training from", *(TITLES[name] for name in names)], rows)
+    return table(["images", "training from", *(TITLES[name] for name in names)], rows) + _weights_of("fine_tuning")
 
 
 def quick() -> str:
@@ -317,8 +317,9 @@ def predictors() -> str:
 
 def _weights_of(step: str) -> str:
     """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
-    made_from = results("made_from.json").get(step, {})
-    return "" if made_from.get("weights/model.pt") == sha256(ROOT / "bundle/models/model.pt") else f"\n{OLD}\n"
+    made_from = results("made_from.json")[step]["weights/model.pt"]
+    released = made_from == sha256(ROOT / "bundle/models/model.pt")
+    return "" if released else f"\nMeasured with the weights of {EARLIER[made_from[:8]]}.\n"
 
 
 def inference_speed() -> str:
