@@ -319,7 +319,7 @@ def _weights_of(step: str) -> str:
     """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
     made_from = results("made_from.json")[step]["weights/model.pt"]
     released = made_from == sha256(ROOT / "bundle/models/model.pt")
-    return "" if released else f"\nMeasured with the weights of {EARLIER[made_from[:8]]}.\n"
+    return "" if released else f"\nMeasured with the weights of {EARLIER.get(made_from[:8], made_from)}.\n"
 
 
 def inference_speed() -> str:
@@ -411,7 +411,9 @@ def simulated_annotation() -> str:
         [r.tool, percent(r.box_error), f"{r.dice:.3f}", percent(r.dice_from_0_9), percent(r.dice_below_0_5)]
         for r in found.itertuples()
     ]
-    return table(["tool", "box off by", "mean Dice", "Dice 0.9 or more", "Dice below 0.5"], rows)
+    return table(["tool", "box off by", "mean Dice", "Dice 0.9 or more", "Dice below 0.5"], rows) + _weights_of(
+        "simulated_annotation"
+    )
 
 
 def _ratio(found: dict) -> str:
