@@ -1,12 +1,12 @@
 """Train and test the bundle on every fold of a prepared folder, through the bundle's own commands.
 
-    python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output runs/folds --folds 5
+    python scripts/prepare_busi.py --source Dataset_BUSI_with_GT --output_dir runs/folds --folds 5
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
         [--with_sets "{'runs/bus_bra/datalist.json': 1}"] [--only "[0,1]"] [--epochs 40 ...]
-    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/round_0
-        --after runs/cross_validation [--seed 0 --learning_rate 0.001 --epochs 3 ...]
-    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/averaged
-        --mean_of "[runs/round_0,runs/round_1]"
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_round_0
+        --after runs/cross_validation --seed 0 [--learning_rate 0.001 --epochs 3 ...]; the same with 1 for 0
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_mean
+        --mean_of "['runs/folds_round_0','runs/folds_round_1']"
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `pictures.csv` (every
 image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run

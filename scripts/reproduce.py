@@ -1,8 +1,8 @@
 """Make every number of the documents anew: all steps in order, or some by name; what is up to date is skipped.
 
     python scripts/reproduce.py --list True
-    python scripts/reproduce.py --source Dataset_BUSI_with_GT --external "{'external': 'BrEaST'}"
-    python scripts/reproduce.py --only "[evaluate_testing,evidence,tables]" --source Dataset_BUSI_with_GT
+    python scripts/reproduce.py --source Dataset_BUSI_with_GT --bus_bra BUSBRA --external "{'external':'BrEaST'}"
+    python scripts/reproduce.py --only "[evaluate_testing,tables]" --source Dataset_BUSI_with_GT
 
 A step is up to date where its files are there and were made from the weights and results as they are now:
 `results/made_from.json` keeps the SHA-256 of what each was made from. A step first runs those that it needs, where
@@ -156,7 +156,7 @@ def train_in_parts(title: str, folder: Path, first: dict, rounds: dict, **data: 
     """Train into `first` and into a folder for each round, all beside the folder, and put the mean into the folder."""
     start = folder.parent / "first" / folder.name
     where = {"ckpt_dir": start, "output_dir": start, "resume": True}
-    run_bundle(f"{title}, first part", "training", "train", **where, **first, **data)
+    run_bundle(f"{title}, first training", "training", "train", **where, **first, **data)
     folders = [folder.parent / name / folder.name for name in ROUNDS]
     for output, options in zip(folders, ROUNDS.values()):
         where = {"ckpt_dir": output, "output_dir": output, "resume": True, "pretrained": start / "model.pt"}
@@ -225,8 +225,8 @@ def averaging(places: Places) -> None:
         if name in UNSEEN and not (first / "metrics.json").is_file():
             where = evaluated(name, places)
             where |= {"ckpt_dir": places.runs / "first" / Path(where["ckpt_dir"]).name, "output_dir": first}
-            run_bundle(f"{name}, first part", "evaluating", ["train", "evaluate"], **where)
-        for weights, folder in (("first part", first), ("averaged", RESULTS / "evaluations" / name)):
+            run_bundle(f"{name}, first training", "evaluating", ["train", "evaluate"], **where)
+        for weights, folder in (("first training", first), ("averaged", RESULTS / "evaluations" / name)):
             found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
             metrics = {metric: found[metric] for metric in ("pictures", *AVERAGING)}
             rows.append({"weights": weights, "evaluation": name, **metrics})

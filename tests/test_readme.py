@@ -57,6 +57,7 @@ def test_scripts_in_readme_and_docs_exist():
         given = dict(zip(options[::2], options[1::2]))
         assert len(options) % 2 == 0 and all(name.startswith("--") for name in given), line
         options = checked(function, (), {name[2:]: value for name, value in given.items()})
+        assert len(options.get("ckpt_dirs", ["", ""])) == 2, line  # Fire divides unquoted paths
         assert not script.endswith("reproduce.py") or set(options.get("only", ())) <= set(STEPS), line
 
 
@@ -84,6 +85,8 @@ def test_the_table_of_options_names_every_option_and_its_default():
                 knobs[name] = value
     for internal in ("is_not_rank0", "network", "training", "evaluating", "calibration", "handlers"):
         del knobs[internal]
+    onnx = json.loads((ROOT / "bundle" / "configs" / "inference_onnx.json").read_text(encoding="utf-8"))
+    knobs["onnx_file"] = onnx["onnx_file"]
     assert set(rows) == set(knobs)
     for name, value in knobs.items():
         if name == "device":

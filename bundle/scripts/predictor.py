@@ -61,7 +61,7 @@ class Predictor:
         self.config = ConfigParser(ConfigParser.load_config_files(files))
         unknown = [name for name in ids if name not in self.config]
         if unknown:
-            raise ValueError(f"{unknown[0]}: no id of {files[0]}; docs/reference.md of the bundle lists them")
+            raise ValueError(f"{unknown[0]}: no id of {files[0]}; docs/reference.md of the bundle explains them")
         onnx = {} if onnx_file is None else {"onnx_file": str(onnx_file)}
         self.config.update({"bundle_root": str(bundle), **onnx, **ids})
         get = self.config.get_parsed_content

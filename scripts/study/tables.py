@@ -205,7 +205,7 @@ def levers() -> str:
 
 
 def averaging() -> str:
-    """What the second part of the trainings brings."""
+    """What the mean of two rounds brings."""
     rows = [
         [EVALUATIONS[r["evaluation"]], r["weights"], r["pictures"], *(number(n, _or_none(r[n])) for n in AVERAGING)]
         for r in results("search/averaging.csv")
