@@ -19,20 +19,11 @@ SQUEEZE = {
     "mode": ["bilinear", "nearest"],
     "anti_aliasing": "$[True, False] if len(@resize#keys) == 2 else True",  # evaluate.json sets keys to "image"
 }
-STILL = {"train#collate#zoom": [1, 1], "train#collate#rotate": 0, "train#collate#shear": 0, "train#collate#stretch": 0}
-STRONG = {"train#collate#zoom": [0.6, 1.6], "train#collate#rotate": 0.35, "train#collate#stretch": 0.2}
 # What each of them changes in train.json
 LEVERS = {
     "base": {},
     "squeezed to a square": {"train#collate#widest": 1, "resize": SQUEEZE},
-    "one canvas shape": {"train#collate#widest": 1},
-    "no zoom, no turn": STILL,
-    "strong zoom and turn": STRONG,
     "batch norm": {"network_def#norm": "batch"},
-    "twice as long": {"epochs": 60, "val_interval": 60},
-    "256 x 256 pixels": {"image_size": 256},
-    "twice as wide": {"features": [32, 64, 128, 256, 512, 32]},
-    "full resolution": {"downscale_factor": 1},
 }
 
 
@@ -69,14 +60,15 @@ def measure_levers(
     rows = []
     for name in names:
         file = output_dir.resolve() / f"{name.replace(' ', '_')}.json"
-        write_json(file, {"epochs": epochs, "val_interval": epochs, "image_size": image_size, **LEVERS[name]})
+        write_json(file, LEVERS[name])
         for seed in seeds:
             folder = file.with_suffix("") / f"seed_{seed}"
             found = {test: folder / test / "metrics.json" for test in tests}
             if not all(path.is_file() for path in found.values()):
                 title = f"{name}, seed {seed}"
                 where = {"ckpt_dir": folder, "output_dir": folder, "resume": True, "dataset_dir": home}
-                run_bundle(title, "training", ["train", file], **where, seed=seed, **options)
+                sizes = {"epochs": epochs, "val_interval": epochs, "seed": seed, "image_size": image_size}
+                run_bundle(title, "training", ["train", file], **where, **sizes, **options)
                 for test, (data, part) in tests.items():
                     where = {"ckpt_dir": folder, "output_dir": folder / test, "dataset_dir": data, "part": part}
                     configs = ["train", file, "evaluate"]
