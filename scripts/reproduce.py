@@ -511,7 +511,7 @@ def reproduce(
             f"no step or set {unknown[0]}; the steps are {', '.join(STEPS)}; the sets {', '.join(EXTERNAL)}"
         )
     places = Places(runs_dir.resolve(), weights_dir.resolve(), source, external or {}, bus_bra)
-    made_from = json.loads(MADE_FROM.read_text(encoding="utf-8")) if MADE_FROM.is_file() else {}
+    made_from = _made_from()
     if list_:
         for step in STEPS.values():
             print(f"{step.name:32}{step.state(places, made_from):12}{step.minutes:6g} min  {step.about}")
@@ -520,6 +520,10 @@ def reproduce(
         _bring_up(STEPS[name], places, made_from, force and name in only)
     if not only:
         tables(places)
+
+
+def _made_from() -> dict:
+    return json.loads(MADE_FROM.read_text(encoding="utf-8")) if MADE_FROM.is_file() else {}
 
 
 def _bring_up(step: Step, places: Places, made_from: dict, force: bool = False) -> None:
@@ -534,7 +538,7 @@ def _bring_up(step: Step, places: Places, made_from: dict, force: bool = False) 
     missing = [name for name in step.makes if not places.path(name).exists()]
     if missing:
         raise ValueError(f"{step.name}: did not make {missing[0]}; see above")
-    made_from[step.name] = step.hashes(places)
+    made_from |= _made_from() | {step.name: step.hashes(places)}  # another process may have run steps meanwhile
     write_json(MADE_FROM, {name: made_from[name] for name in STEPS if made_from.get(name)})
 
 
