@@ -123,9 +123,9 @@ def converted(name: str, text: str, hint: Any) -> Any:
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     (kind,) = kinds
     origin = get_origin(kind) or kind
+    if origin in (Path, str, tuple) and text in ("", "True"):  # Fire gives True to an option without a value
+        raise ValueError(f"--{name} needs a value")
     if origin in (Path, str):
-        if text in ("", "True"):  # Fire gives True to an option without a value
-            raise ValueError(f"--{name} needs a value")
         return Path(text).expanduser() if origin is Path else text
     if origin is Literal:
         choices = {str(choice): choice for choice in get_args(kind)}

@@ -416,7 +416,10 @@ class TestStudy:
             page.locator("#images button", has_text="close").click()
             data = page.evaluate_handle("""async () => {
                 const canvas = new OffscreenCanvas(30, 20);
-                canvas.getContext('2d').fillRect(0, 0, 30, 20);
+                const drawing = canvas.getContext('2d');
+                drawing.fillRect(0, 0, 30, 20);
+                drawing.fillStyle = 'white';
+                drawing.fillRect(5, 5, 9, 9);
                 const transfer = new DataTransfer();
                 transfer.items.add(new File([await canvas.convertToBlob()], 'zz dropped.png'));
                 return transfer; }""")

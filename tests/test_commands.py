@@ -459,13 +459,14 @@ def make_odd_folder(folder, source):
     picture.convert("RGB").convert("CMYK").save(folder / "four inks.jpg")
     picture.convert("1").save(folder / "one bit.png")
     picture.save(folder / "größe, #1 $x @y.v2.png")
-    for size in ((1, 1), (40, 1), (1, 40), (20, 30), (63, 65), (3, 700), (700, 3), (301, 199)):
+    for size in ((40, 1), (1, 40), (20, 30), (63, 65), (3, 700), (700, 3), (301, 199)):
         picture.resize(size).save(folder / f"size {size[0]}x{size[1]}.png")
     picture.resize((90, 50)).save(folder / "x.png")
     picture.resize((70, 110)).save(folder / "x.jpg")
     good = [f.name for f in folder.iterdir()]
 
     (folder / "text.png").write_text("no picture")
+    picture.resize((1, 1)).save(folder / "size 1x1.png")  # one grey alone
     (folder / "empty.jpg").touch()
     whole = (folder / "same first.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])

@@ -137,7 +137,7 @@ def test_subgroups_split_the_pictures(made):
     groups = {name: g["pictures"] for name, g in made[2]["cross_validation"]["subgroups"].items()}
     assert sum(groups[f"class {n}"] for n in CLASS_NAMES) == COUNT
     assert sum(groups[f"{size} lesion"] for size in ("small", "medium", "large")) == 60
-    assert sum(groups[f"{size} picture"] for size in ("small", "medium", "large")) == COUNT
+    assert sum(groups[f"{size} image"] for size in ("small", "medium", "large")) == COUNT
     assert groups["burned-in marks"] + groups["no burned-in marks"] == COUNT
     assert groups["device A"] == groups["device B"] == 30
     assert {name: n for name, n in groups.items() if "birads" in name} == {f"birads {k}": 15 for k in range(2, 6)}

@@ -317,7 +317,7 @@ def predictors() -> str:
 
 def _weights_of(step: str) -> str:
     """A line below a table that a step of scripts/reproduce.py made from other weights than the released ones."""
-    made_from = results("made_from.json")[step]["weights/model.pt"]
+    made_from = results("made_from.json").get(step, {}).get("weights/model.pt", "unknown")
     released = made_from == sha256(ROOT / "bundle/models/model.pt")
     return "" if released else f"\nMeasured with the weights of {EARLIER.get(made_from[:8], made_from)}.\n"
 
