@@ -138,8 +138,8 @@ class App(MONAILabelApp):
     def warm_up(self) -> None:
         """One inference, so that the first of a client takes no longer than the later ones."""
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "grey.png")
-            Image.new("L", (64, 64), 128).save(path)
+            path = os.path.join(folder, "gradient.png")
+            Image.linear_gradient("L").save(path)
             try:
                 file, _ = self.infer_task({"image": path, "device": name_to_device(""), "logging": "WARNING"})
                 os.unlink(file)
