@@ -22,7 +22,7 @@ from pathlib import Path
 
 from average_weights import average_weights
 from command_line import BUNDLE, ROOT, as_arguments, run, run_bundle, run_command
-from study import AVERAGING, EVALUATIONS, EXTERNAL, UNSEEN
+from study import BRIEF, EVALUATIONS, EXTERNAL, UNSEEN
 
 from scripts.files import sha256, write_csv, write_json
 
@@ -31,7 +31,7 @@ MADE_FROM = RESULTS / "made_from.json"
 WEIGHTS = ("weights/model.pt", "weights/calibration.json")
 # The recipe of the released weights: two hospitals, all images outside the testing splits, the last epoch; then from
 # there a short round for each seed, whose weights are averaged
-PARTS = {"train_split": "training+validation"}
+WITHOUT_TESTING = {"train_split": "training+validation"}
 FIRST, ROUND = {"epochs": 36, "val_interval": 36}, {"epochs": 3, "val_interval": 3}
 # As many steps with one hospital alone, all of its images, tested on the other
 ONE_SITE = {
@@ -161,14 +161,14 @@ def train_in_parts(title: str, folder: Path, first: dict, rounds: dict, **data: 
     for output, options in zip(folders, ROUNDS.values()):
         where = {"ckpt_dir": output, "output_dir": output, "resume": True, "pretrained": start / "model.pt"}
         run_bundle(f"{title}, {output.parent.name}", "training", "train", **where, **rounds, **options, **data)
-    if not (folder / "model.pt").is_file():
-        average_weights(tuple(folders), folder)
+    (folder / "model.pt").unlink(missing_ok=True)  # of a run that was cut off before its settings were written
+    average_weights(tuple(folders), folder)
 
 
 def train(places: Places) -> None:
     """Train as the released weights were; calibrated on out-of-fold predictions."""
     folder, datalist = places.runs / "models", places.runs / "clean/datalist.json"
-    train_in_parts("Training", folder, FIRST, ROUND, datalist=joint(datalist, places), **PARTS)
+    train_in_parts("Training", folder, FIRST, ROUND, datalist=joint(datalist, places), **WITHOUT_TESTING)
     options = ["--cross_validation", places.runs / "cross_validation", "--datalist", datalist, "--ckpt_dir", folder]
     run_command("Calibration", "scripts/calibrate.py", *options)
 
@@ -182,18 +182,15 @@ def train_one_site(site: str, places: Places) -> None:
 def cross_validate(places: Places) -> None:
     """Train and test on every fold with the recipe of the released weights."""
     first, rounds = places.runs / "first/cross_validation", [places.runs / name / "cross_validation" for name in ROUNDS]
-    shared = [
-        "--dataset_dir",
-        places.runs / "folds",
-        "--with_sets",
-        str({str(places.runs / "bus_bra/datalist.json"): 1}),
-    ]
-    parts = [(first, FIRST | PARTS)]
-    parts += [(output, {"after": first, **ROUND, **o, **PARTS}) for output, o in zip(rounds, ROUNDS.values())]
-    parts += [(places.runs / "cross_validation", {"mean_of": str([str(output) for output in rounds])})]
-    for output, options in parts:
+    shared = {"dataset_dir": places.runs / "folds", "with_sets": {str(places.runs / "bus_bra/datalist.json"): 1}}
+    parts = {first: FIRST | WITHOUT_TESTING}
+    for output, options in zip(rounds, ROUNDS.values()):
+        parts[output] = {"after": first, **ROUND, **options, **WITHOUT_TESTING}
+    parts[places.runs / "cross_validation"] = {"mean_of": [str(output) for output in rounds]}
+    for output, options in parts.items():
         title = output.relative_to(places.runs).as_posix()
-        run_command(title, "scripts/cross_validate.py", *shared, "--output_dir", output, *as_arguments(options))
+        arguments = as_arguments({**shared, "output_dir": output, **options})
+        run_command(title, "scripts/cross_validate.py", *arguments)
 
 
 def keep_cross_validation(places: Places) -> None:
@@ -222,13 +219,13 @@ def averaging(places: Places) -> None:
     rows = []
     for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
         first = places.runs / "first" / name
-        if name in UNSEEN and not (first / "metrics.json").is_file():
+        if name in UNSEEN:
             where = evaluated(name, places)
             where |= {"ckpt_dir": places.runs / "first" / Path(where["ckpt_dir"]).name, "output_dir": first}
-            run_bundle(f"{name}, first training", "evaluating", ["train", "evaluate"], **where)
+            run_bundle(f"{name}, first training", "evaluating", ["train", "evaluate"], **where, overwrite=True)
         for weights, folder in (("first training", first), ("averaged", RESULTS / "evaluations" / name)):
             found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            metrics = {metric: found[metric] for metric in ("pictures", *AVERAGING)}
+            metrics = {metric: found[metric] for metric in ("pictures", *BRIEF)}
             rows.append({"weights": weights, "evaluation": name, **metrics})
     write_csv(RESULTS / "search/averaging.csv", rows, list(rows[0]))
 
@@ -413,17 +410,19 @@ def _steps() -> Iterable[Step]:
         "cross_validation",
     )
     yield Step("train", "as the released weights were", 60, train, made, (), needs)
+    alone = {site: f"runs/models_only_{site}/model.pt" for site in ONE_SITE}
+    for site, made in alone.items():
+        needs = ("busi_clean", "bus_bra")
+        yield Step(f"train_only_{site}", f"{site} alone", 60, partial(train_one_site, site), (made,), (), needs)
     for name, (title, site, other) in UNSEEN.items():
-        made, needs = (f"runs/models_only_{site}/model.pt",), ("busi_clean", "bus_bra")
-        yield Step(f"train_only_{site}", f"{site} alone", 60, partial(train_one_site, site), made, (), needs)
         needs = (f"train_only_{site}", "busi_clean", "bus_bra", *(f"prepare_{n}" for n in EXTERNAL if n == other))
         action = partial(evaluate, name)
-        yield Step(f"evaluate_{name}", title, 3, action, _evaluations(name), made, needs)
+        yield Step(f"evaluate_{name}", title, 3, action, _evaluations(name), (alone[site],), needs)
     made, needs = ("results/search/averaging.csv",), ("evaluate_cross_validation",)
     needs += tuple(f"evaluate_{name}" for name in ("busi_unseen", "bus_bra_unseen"))
     inputs = tuple(file for name in needs for file in _evaluations(name.removeprefix("evaluate_"))[1:])
     yield Step("averaging", "rounds with averaged weights", 5, averaging, made, inputs, needs)
-    made, inputs = ("results/operating_points.csv",), (*joined, *WEIGHTS)
+    made, inputs = ("results/operating_points.csv",), (*joined, *WEIGHTS, *alone.values())
     needs = ("cross_validation", "busi_clean", "bus_bra", *(f"train_only_{site}" for site in ONE_SITE))
     needs += tuple(f"prepare_{name}" for name in EXTERNAL)
     yield Step("operating_points", "missed against false", 10, operating_points, made, inputs, needs)

@@ -10,7 +10,8 @@ UNSEEN = {
     "external_bus_bra_only": ("BrEaST, trained on BUS-BRA alone", "bus_bra", "external"),
     "external_busi_only": ("BrEaST, trained on BUSI alone", "clean", "external"),
 }
-AVERAGING = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
+# Metrics of short tables
+BRIEF = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
 # The columns of the evidence, in order
 EVALUATIONS = {
     "cross_validation": "BUSI, cross-validation",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas
 from command_line import ROOT
-from study import AVERAGING, EVALUATIONS, EXTERNAL
+from study import BRIEF, EVALUATIONS, EXTERNAL
 
 from scripts.files import read_csv, sha256, write_whole
 
@@ -156,13 +156,12 @@ def limits() -> str:
 
 def stress() -> str:
     """The testing split under alterations."""
-    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
     found = results("evidence/report.json").get("stress")
     if not found:
         return "Not measured with these weights; the steps `robustness`, `evidence` and `tables` do."
     order = sorted(found, key=lambda c: (c != "unaltered", not c[-1].isdigit(), c.rstrip("0123456789."), _strength(c)))
-    rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in names)] for c in order]
-    return table(["condition", *(TITLES[name] for name in names)], rows)
+    rows = [[c.replace("_", " "), *(number(n, found[c][n]) for n in BRIEF)] for c in order]
+    return table(["condition", *(TITLES[name] for name in BRIEF)], rows)
 
 
 def _strength(condition: str) -> float:
@@ -184,13 +183,12 @@ def fine_tuning() -> str:
 
 def quick() -> str:
     """What the quick training gives up against the released weights."""
-    names = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
     rows = []
     for name in ("testing", "external"):
         for title, file in (("released", f"evaluations/{name}/metrics.json"), ("quick", f"quick/{name}.json")):
             found = results(file)
-            rows.append([title, EVALUATIONS[name], found["pictures"], *(number(n, found[n]) for n in names)])
-    return table(["weights", "tested on", "images", *(TITLES[n] for n in names)], rows)
+            rows.append([title, EVALUATIONS[name], found["pictures"], *(number(n, found[n]) for n in BRIEF)])
+    return table(["weights", "tested on", "images", *(TITLES[n] for n in BRIEF)], rows)
 
 
 def levers() -> str:
@@ -207,10 +205,10 @@ def levers() -> str:
 def averaging() -> str:
     """What the mean of two rounds brings."""
     rows = [
-        [EVALUATIONS[r["evaluation"]], r["weights"], r["pictures"], *(number(n, _or_none(r[n])) for n in AVERAGING)]
+        [EVALUATIONS[r["evaluation"]], r["weights"], r["pictures"], *(number(n, _or_none(r[n])) for n in BRIEF)]
         for r in results("search/averaging.csv")
     ]
-    return table(["evaluation", "weights", "images", *(TITLES[n] for n in AVERAGING)], rows)
+    return table(["evaluation", "weights", "images", *(TITLES[n] for n in BRIEF)], rows)
 
 
 def operating_points() -> str:
@@ -411,9 +409,8 @@ def simulated_annotation() -> str:
         [r.tool, percent(r.box_error), f"{r.dice:.3f}", percent(r.dice_from_0_9), percent(r.dice_below_0_5)]
         for r in found.itertuples()
     ]
-    return table(["tool", "box off by", "mean Dice", "Dice 0.9 or more", "Dice below 0.5"], rows) + _weights_of(
-        "simulated_annotation"
-    )
+    head = ["tool", "box off by", "mean Dice", "Dice 0.9 or more", "Dice below 0.5"]
+    return table(head, rows) + _weights_of("simulated_annotation")
 
 
 def _ratio(found: dict) -> str:
