@@ -15,20 +15,23 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.async_tasks.utils import background_tasks
 from monailabel.utils.others.generic import device_list, name_to_device
-from PIL import Image
 
-from lib.choose import AT_ONCE, Disagreement, Uncertainty, strategies
-from lib.datastore import PictureDatastore, check_suggestion_tag
+from breast_ultrasound.command import first_cause
+from lib.choose import Behind, Disagreement, Uncertainty, strategies
+from lib.datastore import ImageDatastore
 from lib.errors import RequestError
-from lib.infer import PictureInfer
+from lib.images import read_grey
+from lib.infer import ImageInfer
 from lib.models import Models
-from lib.train import OPTIONS, PictureTrain, check_options
-from scripts.command import first_cause
-from scripts.data import picture_problem
+from lib.names import check_suggestion_tag
+from lib.problems import problems
+from lib.study import read_study
+from lib.train import ImageTrain, TrainingOptions
 
 logger = logging.getLogger(__name__)
 NAME = "breast_ultrasound"  # of the model, in the server's addresses
@@ -60,7 +63,8 @@ class BatchInfer(BatchInferTask):
         request = {**request, "multi_gpu": False, "max_workers": 1}
         results = super().__call__(request, datastore, infer_or_name)
         failed = [name for name, result in results.items() if "error" in result]
-        logger.info(f"{len(results) - len(failed)} images done, {len(failed)} left out: {', '.join(failed)}")
+        names = f": {', '.join(failed)}" if failed else ""
+        logger.info(f"{len(results) - len(failed)} images done, {len(failed)} left out{names}")
         if failed and len(failed) == len(results):
             raise RequestError(422, f"no image could be done: {results[failed[0]]['error']}")
         return results
@@ -81,27 +85,28 @@ class App(MONAILabelApp):
             threading.Thread(target=end_with, args=(server,), daemon=True).start()
         bundle = Path(conf.get("bundle") or Path(app_dir).parent / "bundle").resolve()
         self.models = Models(bundle, Path(studies) / "models")
+        self.study = read_study(studies)
         description = "Lesion mask and class in breast ultrasound. Research software, not a medical device."
         super().__init__(app_dir, studies, conf, name="Breast ultrasound", description=description)
 
-    def init_datastore(self) -> PictureDatastore:
+    def init_datastore(self) -> ImageDatastore:
         """The folder of images."""
-        return PictureDatastore(self.studies, self.models.class_names)
+        return ImageDatastore(self.studies, self.models.class_names)
 
     def init_infers(self) -> dict:
         """The model."""
-        self.infer_task = PictureInfer(self.models)
-        self.uncertainty = Uncertainty(self.infer_task)
-        self.disagreement = Disagreement(self.infer_task)
-        return {NAME: self.infer_task}
+        return {NAME: ImageInfer(self.models)}
 
     def init_trainers(self) -> dict:
         """Its trainer."""
-        return {NAME: PictureTrain(self.models)}
+        return {NAME: ImageTrain(self.models)}
 
     def init_strategies(self) -> dict:
         """How the next image is chosen."""
-        return strategies(self.uncertainty, self.disagreement)
+        self.uncertainty, self.disagreement = Uncertainty(self.models), Disagreement(self.models)
+        self.orders = strategies(self.uncertainty, self.disagreement)
+        self.behind = Behind([self.uncertainty, self.disagreement], self._datastore)
+        return self.orders
 
     def init_scoring_methods(self) -> dict:
         """Scores for the choices that ask the model."""
@@ -114,13 +119,14 @@ class App(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Name what cannot be used, tell of a training that was cut off, load what the first inference needs."""
         super().on_init_complete()
-        problems = self._datastore.problems()
-        for problem in problems:
-            logger.error(f"left out: {problem}")
-        logger.info(f"{len(self._datastore.list_images())} images, {len(problems)} files left out")
+        found = problems(self._datastore, self.studies)
+        for problem in found:
+            logger.warning(f"left out: {problem}")
+        logger.info(f"{len(self._datastore.list_images())} images, {len(found)} files left out")
         self.tell_cut_off_training()
         self.warm_up()
-        self.score_if_many()
+        if self._server_mode:
+            self.behind.start()
         address = os.environ.get("LABEL_APP_ADDRESS")
         logger.info(f"Open {address}/annotate/ to annotate; give {address} to 3D Slicer or CVAT (docs/annotate.md).")
 
@@ -137,19 +143,11 @@ class App(MONAILabelApp):
 
     def warm_up(self) -> None:
         """One inference, so that the first of a client takes no longer than the later ones."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "gradient.png")
-            Image.linear_gradient("L").save(path)
-            try:
-                file, _ = self.infer_task({"image": path, "device": name_to_device(""), "logging": "WARNING"})
-                os.unlink(file)
-            except Exception as error:  # labels can be given without suggestions
-                logger.error(f"{self.models.serving()}: no inference with these weights: {first_cause(error)}")
-
-    def score_if_many(self) -> None:
-        """Start scoring in the background where many images have no score under the weights that serve."""
-        if len(self.uncertainty.missing(self._datastore)) > AT_ONCE:
-            self.async_scoring("uncertainty")
+        try:
+            file, _ = self._infers[NAME]({"image": np.tile(np.arange(256, dtype=np.uint8), (256, 1))})
+            os.unlink(file)
+        except Exception as error:  # labels can be given without suggestions
+            logger.error(f"{self.models.serving()}: no inference with these weights: {first_cause(error)}")
 
     def infer(self, request: dict, datastore=None) -> dict:
         """Mask and class of an image, as ``MONAILabelApp.infer`` gives them.
@@ -164,27 +162,32 @@ class App(MONAILabelApp):
         if not isinstance(device, str) or not re.fullmatch(r"(cpu|cuda(:\d+)?)?", device):
             raise RequestError(400, f"device {device!r} is unknown; use {', '.join(device_list())}")
         tag = request.get("label_tag") or "original"
-        picture = str(request.get("image"))
-        known = picture in datastore.list_images()
+        image = str(request.get("image"))
+        known = image in datastore.list_images()
         save = known and request.get("save_label")
         if save:
             check_suggestion_tag(tag)
-        path = datastore.picture(picture) if known or not self._uploaded(picture) else picture
-        if not known and (problem := picture_problem(path)):
-            raise RequestError(422, f"the file sent is not a readable image ({problem})")
+        pixels = self._sent(image) if not known and self._uploaded(image) else datastore.grey(image)
         chosen = {name: request[name] for name in CHOICES if name in request}
         try:
-            file, params = task({**chosen, "image": path, "device": name_to_device(device), "logging": "WARNING"})
+            file, params = task({**chosen, "image": pixels, "device": name_to_device(device) if device else ""})
         except RequestError:
             raise
         except Exception as error:  # whatever it is, the image is named
-            logger.error(f"{picture}: no inference", exc_info=error)
-            raise RequestError(500, f"{picture}: no inference ({type(error).__name__}: {error})") from error
+            logger.error(f"{image}: no inference", exc_info=error)
+            raise RequestError(500, f"{image}: no inference ({type(error).__name__}: {error})") from error
         label = file
         if save:
             info = {"model": NAME, "class": params["class"], "params": params}
-            label = datastore.save_suggestion(picture, file, tag, info)
+            label = datastore.save_suggestion(image, file, tag, info)
         return {"label": label, "tag": "original", "file": file, "params": params}
+
+    def _sent(self, path: str) -> np.ndarray:
+        """An image that was sent, as ``read_grey`` gives it."""
+        try:
+            return read_grey(path)
+        except ValueError as error:
+            raise RequestError(422, f"the file sent is not a readable image ({error})") from error
 
     def _uploaded(self, path: str) -> bool:
         """Whether the server itself gave this path to a file sent to it; others would open the machine's files."""
@@ -197,7 +200,7 @@ class App(MONAILabelApp):
             return False
 
     def train(self, request: dict) -> dict:
-        """Train, and score the images anew where other weights serve."""
+        """Train."""
         try:
             entry = super().train(request)
         except Exception as error:
@@ -211,11 +214,6 @@ class App(MONAILabelApp):
         finally:
             time.sleep(1)  # the server reads this process's lines one by one, until it ends
         self.models.training_ended()
-        if entry["promoted"]:
-            try:
-                self.score_if_many()
-            except OSError as error:  # the server listens on another address than 127.0.0.1
-                logger.warning(f"no scores in the background ({error}); POST /scoring/uncertainty makes them")
         return entry
 
     def next_sample(self, request: dict) -> dict:
@@ -224,8 +222,8 @@ class App(MONAILabelApp):
         Raises:
             RequestError: the strategy is unknown.
         """
-        if request.get("strategy") not in self._strategies:
-            names = ", ".join(self._strategies)
+        if request.get("strategy") not in self.orders:
+            names = ", ".join(self.orders)
             raise RequestError(404, f"strategy {request.get('strategy')!r} is unknown; use {names}")
         return super().next_sample({"strategy": request["strategy"]})
 
@@ -244,7 +242,8 @@ class App(MONAILabelApp):
             options: of the request.
 
         Raises:
-            RequestError: there is no such model or method, no label to learn from, or an option is not valid.
+            RequestError: there is no such model or method, or no label to learn from.
+            ValidationError: an option of a training is not valid.
         """
         own, names = ("method", self._scoring_methods) if kind == "scoring" else ("model", self._infers)
         if model and model not in names:
@@ -259,6 +258,10 @@ class App(MONAILabelApp):
             if type(most) is not int or most < 0:
                 raise RequestError(400, f"max_batch_size is {most!r}; use a whole number from 0 up")
         if kind == "train":
-            check_options({**OPTIONS, **{name: value for name, value in options.items() if name not in CLIENTS}})
+            unknown = [name for name in options if name not in {*TrainingOptions.model_fields, *CLIENTS}]
+            if unknown:
+                names = ", ".join(TrainingOptions.model_fields)
+                raise RequestError(400, f"unknown option {', '.join(map(repr, unknown))}; use {names}")
+            TrainingOptions.model_validate(options)
             next(self._trainers[NAME].labels(self._datastore))
             self.models.training_started()

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from command_line import run, run_bundle, run_command
+from tools.cli import run, run_bundle, run_command
 
 
 def demo(
@@ -46,7 +46,7 @@ def demo(
     output.mkdir(parents=True)
     marker.write_text("Made by scripts/demo.py, which replaces this folder when it runs again.\n")
 
-    prepared, models, new = output / "prepared", output / "models", output / "new_pictures"
+    prepared, models, new = output / "prepared", output / "models", output / "new_images"
     evaluation, predictions, drawings = output / "evaluation", output / "predictions", output / "drawings"
     if not given:
         run_command("Phantoms", "scripts/make_phantoms.py", "--output_dir", source)
@@ -70,10 +70,10 @@ def demo(
     figures = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     data = "the folder given" if given else "synthetic phantoms: these figures say nothing about real images"
     print(f"\nDone in {time.time() - start:.0f} s, on {data}.")
-    print(f"  {len(testing)} images of the testing part: ", end="")
+    print(f"  {len(testing)} images of the testing split: ", end="")
     print(f"lesion Dice {_show(figures['lesion_dice'])}, accuracy {_show(figures['accuracy'])}")
     print(f"  tables    {evaluation / 'metrics.json'}")
-    print(f"            {evaluation / 'pictures.csv'}")
+    print(f"            {evaluation / 'images.csv'}")
     print(f"            {predictions / 'predictions.csv'}")
     print(f"  masks     {predictions}")
     print(f"  images    {drawings / 'index.html'}")

@@ -3,8 +3,9 @@
     python scripts/package_bundle.py [--output_dir dist]
 
 Out: `breast_ultrasound_segmentation_classification_v<version>.zip` and the same name with `.sha256`, which
-`sha256sum --check` reads. In it: licence, configs, documents, Python code, weights and their calibration; no caches,
-runs or data. The model card stands at the top too, as README.md with the head that a Hugging Face page needs.
+`sha256sum --check` reads. In it: licence, configs, documents, Python code, weights, their calibration and
+input check; no caches, runs or data. The model card stands at the top too, as README.md with the head that a Hugging
+Face page needs.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ import json
 import zipfile
 from pathlib import Path
 
-from command_line import BUNDLE, run
-
-from scripts.files import sha256, write_whole
+from tools.cli import BUNDLE, run
 
 NAME = "breast_ultrasound_segmentation_classification"
 CONTENT = (
@@ -26,8 +25,9 @@ CONTENT = (
     "docs/*.txt",
     "models/model.pt",
     "models/model.json",
+    "models/input_check.pt",
     "models/calibration.json",
-    "scripts/*.py",
+    "breast_ultrasound/*.py",
 )
 HEAD = """---
 license: apache-2.0
@@ -53,6 +53,8 @@ def package_bundle(output_dir: Path = Path("dist")) -> None:
     Raises:
         FileNotFoundError: the bundle lacks one of its files.
     """
+    from breast_ultrasound.files import sha256, write_whole
+
     files = {"README.md": HEAD.encode() + (BUNDLE / "docs/README.md").read_bytes()}
     for pattern in CONTENT:
         found = sorted(BUNDLE.glob(pattern))

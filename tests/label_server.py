@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import requests
-from conftest import CLASS_NAMES, ROOT, free_port
 from filelock import FileLock
 from PIL import Image
+
+from conftest import CLASS_NAMES, ROOT, free_port
 
 START_S = 180  # a server is up in 10 to 20 s; a machine with other work takes longer
 APP = ROOT / "label_app"
@@ -96,19 +97,19 @@ def answer_parts(response):
     return {name: part.get_payload(decode=True) for name, part in zip(names, message.get_payload())}
 
 
-def run_inference(bundle, pictures, folder, *options):
+def run_inference(bundle, images, folder, *options):
     """Copy images to `folder`/in, and have `monai.bundle run` write their masks and table to `folder`/out."""
     (folder / "in").mkdir()
-    for picture in pictures:
-        shutil.copy(picture, folder / "in")
+    for image in images:
+        shutil.copy(image, folder / "in")
     options = ["--dataset_dir", folder / "in", "--output_dir", folder / "out", *options]
     command = ["-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *map(str, options)]
     subprocess.run([sys.executable, *command], cwd=bundle, check=True, capture_output=True)
 
 
-def bundle_answer(bundle, picture, folder):
-    """Mask (height, width) and probabilities by class that `monai.bundle run` gives for a picture."""
-    run_inference(bundle, [picture], folder)
+def bundle_answer(bundle, image, folder):
+    """Mask (height, width) and probabilities by class that `monai.bundle run` gives for a image."""
+    run_inference(bundle, [image], folder)
     with open(folder / "out" / "predictions.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     mask = np.asarray(Image.open(next((folder / "out").glob("*_seg.png")))) > 0
@@ -151,7 +152,7 @@ def weights_replaced(server, image, mask, studies):
 
 
 def file_of_the_machine(server, image, mask, studies):
-    """A path must not be taken for a picture's name."""
+    """A path must not be taken for a image's name."""
     path = studies / f"{image}.png"
     response = requests.post(server.url + "/infer/breast_ultrasound", params={"image": str(path)})
     assert response.status_code == 404

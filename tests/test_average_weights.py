@@ -6,8 +6,8 @@ import pytest
 import torch
 from average_weights import average_weights
 
-from scripts.files import sha256
-from scripts.networks import write_weights
+from breast_ultrasound.files import sha256
+from breast_ultrasound.weights import write_weights
 
 
 @pytest.fixture
@@ -28,6 +28,34 @@ def test_the_mean_is_written_with_the_settings(folders, tmp_path):
     settings = json.loads((tmp_path / "mean" / "model.json").read_text())
     assert settings == {"weights_sha256": sha256(tmp_path / "mean" / "model.pt"), "image_size": 64}
     with pytest.raises(ValueError, match="model.pt exists; name another --output_dir"):
+        average_weights(folders, tmp_path / "mean")
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        (torch.full((2, 3), torch.nan), "2/model.pt: layer holds NaN or infinite values"),
+        (torch.full((2, 3), torch.inf), "2/model.pt: layer holds NaN or infinite values"),
+        (torch.full((2, 3), 2, dtype=torch.int8), "2/model.pt: another network than that of"),
+        (torch.full((2, 3), 2.0, dtype=torch.float64), "2/model.pt: another network than that of"),
+        ("text", "2/model.pt: layer is no tensor"),
+    ],
+)
+def test_weights_that_have_no_mean_are_refused(layer, message, folders, tmp_path):
+    torch.save({"layer": layer, "seen": torch.tensor(2)}, folders[1] / "model.pt")
+    (folders[1] / "model.json").unlink()
+    (folders[0] / "model.json").unlink()
+    with pytest.raises(ValueError, match=message):
+        average_weights(folders[:2], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
+
+
+def test_whole_numbers_and_the_same_weights_twice_are_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="1/model.pt: the weights of .*1/model.pt a second time"):
+        average_weights((*folders, folders[0]), tmp_path / "mean")
+    for number, folder in enumerate(folders):
+        write_weights(folder / "model.pt", {"layer": torch.full((2, 3), number)}, {"image_size": 64})
+    with pytest.raises(ValueError, match="1/model.pt: layer holds whole numbers"):
         average_weights(folders, tmp_path / "mean")
 
 

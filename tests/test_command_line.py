@@ -1,18 +1,27 @@
 """Every command takes its options strictly: one line for a mistake, before any work, and a help that says it all."""
 
+import hashlib
 import importlib
 import inspect
+import json
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Literal, get_type_hints
 
 import pytest
-from command_line import bundle_arguments, converted, load_network, run
+from tools.cli import bundle_arguments, load_network, run
+
+from breast_ultrasound.cli import PASSIVE, checked, converted
 from conftest import ROOT
 
-NAMES = [f.stem for f in sorted((ROOT / "scripts").glob("*.py")) if f"    run({f.stem})\n" in f.read_text("utf-8")]
+NAMES = [f.stem for f in sorted((ROOT / "scripts").glob("*.py")) if f"    run({f.stem}" in f.read_text("utf-8")]
 EMPTY = inspect.Parameter.empty
+# What takes long to import, and whose import has to wait until the options are read
+HEAVY = {"torch", "monai", "numpy", "scipy", "sklearn", "cv2", "matplotlib", "pandas", "onnx", "ignite", "tqdm"}
+CONSOLE = ["-m", "breast_ultrasound"]
 
 
 def parameters(name):
@@ -63,11 +72,13 @@ def test_a_missing_option_and_a_value_without_a_name_are_named(name):
 def test_a_value_of_another_type_is_refused(name):
     function, options = parameters(name)
     hints = get_type_hints(function)
-    given = [text for o, p in options.items() if p.default is EMPTY for text in (f"--{o}", "{}")]
+    needed = [o for o, p in options.items() if p.default is EMPTY]
+    given = [text for o in needed for text in (f"--{o}", "{}" if hints[options[o].name] is dict else "x")]
     for option, p in options.items():
         for kind, wrong in ((int, "2.5"), (float, "much"), (bool, "maybe"), (dict, "[1]")):
             if hints[p.name] is kind:
-                assert f"--{option} {wrong}: pass " in refused(function, *given, f"--{option}", wrong)
+                line = refused(function, *given, f"--{option}", wrong)
+                assert line.startswith(f"{name}: --{option} {wrong}: should be a valid ")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,6 +107,8 @@ def test_values_become_what_the_annotations_say():
         overwrite: bool = False,
         amp: Literal["auto", True, False] = "auto",
         more: dict | None = None,
+        names: list[str] | None = None,
+        folds: int | Literal["official"] = 0,
     ) -> None:
         seen.update(locals())
 
@@ -106,10 +119,127 @@ def test_values_become_what_the_annotations_say():
     assert (seen["only"], seen["words"], seen["amp"], seen["more"]) == ((2,), ("a", "7"), False, {"a": 1})
     run(command, ["--output_dir", "x", "--nooverwrite", "--only", "[1,2]", "--rate", "0.5"])
     assert (seen["overwrite"], seen["only"], seen["rate"]) == (False, (1, 2), 0.5)
-    assert "--only [a]: pass a whole number, or several" in refused(command, "--output_dir", "x", "--only", "[a]")
-    assert "--amp slow: pass one of auto, True, False" in refused(command, "--output_dir", "x", "--amp", "slow")
+    for typed, expected in (("[a,7]", ["a", "7"]), ("a, b", ["a, b"]), ("['a, b','c']", ["a, b", "c"])):
+        run(command, ["--output_dir", "x", "--names", typed])
+        assert seen["names"] == expected
+    for typed, expected in (("5", 5), ("official", "official")):
+        run(command, ["--output_dir", "x", "--folds", typed])
+        assert seen["folds"] == expected
+    for wrong in ("[a]", "a", "[1,2.5]"):
+        line = refused(command, "--output_dir", "x", "--only", wrong)
+        assert line.startswith(f"command: --only {wrong}: should be a valid integer") and 'several as "[...]"' in line
+    assert "--amp slow: should be 'auto', True or False" in refused(command, "--output_dir", "x", "--amp", "slow")
     with pytest.raises(ValueError, match="--output_dir needs a value"):
         converted("output_dir", "", Path)
+
+
+def test_a_path_is_a_path_whatever_is_in_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/someone")
+
+    def command(output_dir: Path, folders: tuple[Path, ...] = (), word: str = "") -> None:
+        """Nothing."""
+
+    for name in ("a,b", "a [1] #2", "[1]", "2024", "it's 50 %", "a@b=c", "(x)", "{y}", "None", "-"):
+        found = checked(
+            command, (), {"output_dir": name, "word": name, "folders": f"['{name}']" if "'" not in name else name}
+        )
+        assert found == {"output_dir": Path(name), "word": name, "folders": (Path(name),)}
+    for name in ("a,b", "a [1] #2", "2024", "x@[1,2]"):
+        assert checked(command, (), {"output_dir": "~/x", "folders": name})["folders"] == (Path(name),)
+    assert checked(command, (), {"output_dir": "~/x"}) == {"output_dir": Path("/someone/x")}
+
+
+@pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("prepare_busi", "split", "protocol"),
+        ("cross_validate", "part_threshold", "component_threshold"),
+        ("cross_validate", "part", "split"),
+    ],
+)
+def test_the_new_name_of_an_old_option_is_told(name, old, new):
+    function, _ = parameters(name)
+    assert f"unknown option --{old}; it is called --{new} now" in refused(function, f"--{old}", "x")
+
+
+def told(*arguments):
+    """Standard output and error of a command, and what it imported of what takes long."""
+    code = """
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", *sys.modules))
+if sys.argv[1] == "-m":
+    name = sys.argv[2]
+    sys.argv[:3] = ["-m"]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+else:
+    sys.argv.pop(0)
+    sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "bundle")}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    text, _, modules = done.stdout.rpartition("imported:")
+    return text, done.stderr, HEAVY & set(modules.split())
+
+
+@pytest.mark.parametrize("script", [*(f"scripts/{name}.py" for name in NAMES), "label_app/start.py"])
+def test_help_and_a_mistyped_option_import_nothing_heavy(script):
+    text, error, imported = told(script, "--help")
+    assert script in text and not error and not imported
+    text, error, imported = told(script, "--nought", "1")
+    assert "unknown option --nought" in error and error.count("\n") == 1 and not imported
+
+
+@pytest.mark.parametrize("name", ["predict", "train", "evaluate"])
+def test_the_console_command_answers_at_once_too(name):
+    text, error, imported = told(*CONSOLE, name, "--help")
+    assert "breast-ultrasound predict IMAGES" in text and "--dataset_dir: " in text and not error and not imported
+    _, error, imported = told(*CONSOLE, name, "IMAGES" if name == "predict" else "--batchsize", "--batchsize", "1")
+    assert error.startswith(f"{name}: unknown option --batchsize; did you mean --batch_size?") and not imported
+
+
+def test_the_console_command_names_what_there_is():
+    text, error, imported = told(*CONSOLE)
+    assert text.strip().startswith("The bundle from anywhere") and not error and not imported
+    text, _, imported = told(*CONSOLE, "version")
+    assert text.startswith("breast-ultrasound ") and str(ROOT / "bundle") in text and not imported
+    text, error, imported = told(*CONSOLE, "predict", "NOWHERE", "--output_dir", "OUT")
+    assert error == "predict: NOWHERE: no such folder or image; give one as IMAGES\n" and not text and not imported
+    assert "no command predictt; there are predict, train, evaluate" in told(*CONSOLE, "predictt")[1]
+    assert "python label_app/start.py --studies DIR" in told(*CONSOLE, "annotate", "--help")[0]
+
+
+def test_help_costs_a_fraction_of_the_work():
+    def seconds(*command):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert seconds("scripts/explore.py", "--help") < 0.3 * seconds("-c", "import torch, monai.bundle")
+
+
+def test_a_set_is_prepared_without_pytorch():
+    code = "import tools, preparation.pipeline, sys; assert not {'torch', 'monai'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "scripts", check=True)
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(tmp_path):
+    (tmp_path / "show.py").write_text(
+        "import os, subprocess, sys\n"
+        "def show() -> None:\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    subprocess.run([sys.executable, '-c', 'import os; print(dict(os.environ))'])\n"
+        "from breast_ultrasound.cli import run\n"
+        "run(show)\n"
+    )
+    free = {name: value for name, value in os.environ.items() if name not in PASSIVE}
+    for given in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
+        environment = {**free, "PYTHONPATH": str(ROOT / "bundle"), **given}
+        done = subprocess.run([sys.executable, tmp_path / "show.py"], capture_output=True, text=True, env=environment)
+        seen = eval(done.stdout)
+        assert {name: seen[name] for name in PASSIVE} == PASSIVE | given
 
 
 def test_options_of_the_bundle_pass_as_text_and_others_do_not():
@@ -123,6 +253,25 @@ def test_options_of_the_bundle_pass_as_text_and_others_do_not():
     assert "unknown option --imagesize; did you mean --image_size?" in refused(
         command, "--output_dir", "x", "--imagesize=3"
     )
+
+
+def test_the_record_of_a_command_tells_what_it_read_and_what_it_was_asked(tmp_path):
+    def count(images: Path, output_dir: Path, folders: tuple[Path, ...] = (), least: float = 0.5) -> dict:
+        """Count."""
+        output_dir.mkdir()
+        return {"counted": 3, "names": ["a"]}
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").write_bytes(b"weights")
+    (tmp_path / "list.csv").write_bytes(b"list")
+    typed = ["--images", str(tmp_path / "list.csv"), "--output_dir", str(tmp_path / "out")]
+    run(count, [*typed, "--folders", f"['{tmp_path / 'models'}']"], record=True)
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert told["images_sha256"] == {str(tmp_path / "list.csv"): hashlib.sha256(b"list").hexdigest()}
+    assert told["folders_sha256"] == {str(tmp_path / "models/model.pt"): hashlib.sha256(b"weights").hexdigest()}
+    assert (told["counts"], told["options"]["least"]) == ({"counted": 3}, 0.5)
+    assert set(told["versions"]) == {"bundle", "monai", "torch", "numpy"} and told["started"] <= told["finished"]
+    assert "not a medical device" in told["notice"] and told["command"] == "count"
 
 
 def test_an_error_of_the_work_itself_is_one_line_too():

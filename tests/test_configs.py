@@ -2,13 +2,23 @@
 
 import json
 import re
+import shutil
+from collections import Counter
 from importlib.metadata import version
+from pathlib import Path
 
 import jsonschema
+import onnx
 import pytest
 import torch
-from conftest import CLASS_NAMES, ROOT
 from monai.bundle import ConfigParser, ConfigWorkflow
+from tools.cli import parse_bundle
+
+from breast_ultrasound.calibration import NEUTRAL
+from breast_ultrasound.files import sha256
+from breast_ultrasound.metrics import LATER
+from breast_ultrasound.weights import load_pretrained, write_weights
+from conftest import CLASS_NAMES, ROOT
 
 CONFIGS = ROOT / "bundle" / "configs"
 FILES = sorted(f.name for f in CONFIGS.glob("*.json"))
@@ -31,7 +41,13 @@ def expressions(content):
 def test_the_bundle_has_the_files_of_the_zoo():
     for name in ("evaluate", "inference", "metadata", "multi_gpu_evaluate", "multi_gpu_train", "train", "train_quick"):
         assert f"{name}.json" in FILES
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt", "scripts/__init__.py"):
+    for name in (
+        "LICENSE",
+        "configs/logging.conf",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "breast_ultrasound/__init__.py",
+    ):
         assert (ROOT / "bundle" / name).is_file(), name
     assert (ROOT / "LICENSE").read_bytes() == (ROOT / "bundle" / "LICENSE").read_bytes()
 
@@ -59,10 +75,10 @@ def test_declared_versions_are_the_required_and_the_installed_ones():
 
 
 def test_classes_size_and_channels_agree():
-    import prepare_busi
+    from preparation.item import CLASSES
 
     train, inference, metadata = load("train"), load("inference"), load("metadata")
-    assert tuple(prepare_busi.CLASSES) == CLASS_NAMES == tuple(train["class_names"]["default"])
+    assert CLASSES == CLASS_NAMES == tuple(train["class_names"]["default"])
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert image["spatial_shape"] == pred["spatial_shape"] == ["64*n"] * 2
@@ -73,6 +89,7 @@ def test_classes_size_and_channels_agree():
         assert train[name] == inference[name], name
     for config in (train["network_def"], inference["network_def"]):
         config.pop("norm")
+        config.pop("weights")
     assert train["network_def"] == inference["network_def"]
 
 
@@ -96,13 +113,13 @@ def test_the_network_gives_what_metadata_declares():
     assert processed["pred"]["dtype"] == load("inference")["output_dtype"].rpartition(".")[2]
 
 
-def test_pictures_are_prepared_alike_everywhere():
+def test_images_are_prepared_alike_everywhere():
     def steps(config, transforms):
         """What each transform does to the image, whatever it does to the mask besides."""
         found = []
         for step in transforms:
             step = config[step[1:]] if isinstance(step, str) else step
-            step = {k: v for k, v in step.items() if k not in ("_desc_", "allow_missing_keys")}
+            step = {k: v for k, v in step.items() if k not in ("_desc_", "allow_missing_keys", "look")}
             keys = step.pop("keys")
             if step["_target_"] != "SelectItemsd" and "image" in keys:
                 pairs = isinstance(keys, list)
@@ -114,12 +131,77 @@ def test_pictures_are_prepared_alike_everywhere():
     config = load("train")
     validation = [*config["train"]["deterministic_transforms"], "@standardize", "@pad"]
     training = steps(config, validation)
-    assert len(training) == 7 and config["train"]["cached_side"] == "@image_size"
-    for step in training:
-        if step.get("side") == "@train#cached_side":
-            step["side"] = "@image_size"
+    assert len(training) == 7
     config = load("inference")
     assert training == steps(config, config["preprocessing"]["transforms"])
+
+
+def test_validation_in_training_measures_what_an_evaluation_measures(tiny_prepared, tmp_path, caplog):
+    ids = {"image_size": 64, "features": [8, 8, 16, 16, 32, 8], "dataset_dir": str(tiny_prepared), "amp": False}
+    ids |= {"ckpt_dir": str(tmp_path), "output_dir": str(tmp_path), "mask_threshold": 0.5}
+
+    def measured(files, **more):
+        config = parse_bundle(files, **ids, **more)
+        torch.manual_seed(1)
+        network, settings = config.get_parsed_content("network"), config.get_parsed_content("settings")
+        if "evaluate" in files:
+            config.get_parsed_content("checkpointloader")()
+        else:
+            write_weights(tmp_path / "model.pt", network.state_dict(), settings)
+        evaluator = config.get_parsed_content("validate#evaluator")
+        evaluator.run()
+        return {k: v for k, v in evaluator.state.metrics.items() if isinstance(v, float) and v == v}
+
+    for component_threshold in (0.0, 0.99):
+        more = {"component_threshold": component_threshold}
+        with caplog.at_level("INFO"):
+            training = measured(["train"], **more)
+            evaluation = measured(["train", "evaluate"], split="validation", **more)
+        # A training does without what takes longer and nothing is chosen by
+        shared = {name: value for name, value in evaluation.items() if name not in LATER}
+        assert training == pytest.approx(shared) and len(training) > 10 and {"nsd", "hd95"} <= set(evaluation)
+        assert (training["lesion_dice"] > 0) == (component_threshold == 0)
+        counted = re.findall(r"(\d) of 6 masks erased: doubtful by component_threshold", caplog.text)
+        assert len(counted) == (2 if component_threshold else 0), caplog.text
+
+
+def test_the_released_recipe_trains_on_two_sets_and_its_rounds_start_from_its_first_weights(tiny_prepared, tmp_path):
+    for name in ("busi", "bus_bra"):
+        shutil.copytree(tiny_prepared, tmp_path / name)
+    found = {}
+    for name in ("train_joint", "train_round"):
+        config = parse_bundle(["train", name], dataset_dir=str(tmp_path), bundle_root=str(tmp_path))
+        found[name] = config.get_parsed_content("train#dataset#data")
+        assert config.get_parsed_content("epochs") == config.get_parsed_content("val_interval"), "the last epoch counts"
+    assert found["train_joint"] == found["train_round"]
+    folders = Counter(Path(item["image"]).parents[1].name for item in found["train_joint"])
+    assert folders == {"busi": 12, "bus_bra": 12}  # training and validation
+    assert {item["set_weight"] for item in found["train_joint"]} == {1}
+    with pytest.raises(FileNotFoundError, match="first/model.pt: missing; name weights with --pretrained"):
+        load_pretrained(config.get_parsed_content("network_def"), config.get_parsed_content("pretrained"))
+
+
+def test_predictions_tell_what_made_them_an_exported_network_by_its_file(tmp_path):
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["image"], ["pred"])],
+        "nothing",
+        [value("image", onnx.TensorProto.FLOAT, [1])],
+        [value("pred", onnx.TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    ids = {"onnx_file": str(tmp_path / "model.onnx"), "dataset_dir": str(ROOT / "docs"), "mask_threshold": 0.4}
+    source = parse_bundle(["inference", "inference_onnx"], **ids).get_parsed_content("table").source
+    released = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
+    assert source["onnx_sha256"] == sha256(tmp_path / "model.onnx")
+    assert (source["mask_threshold"], source["image_size"], source["class_names"]) == (0.4, 256, list(CLASS_NAMES))
+    assert {n: source[n] for n in NEUTRAL if n in released and n != "mask_threshold"}.items() <= released.items()
+
+
+def test_evaluate_json_alone_says_what_to_use():
+    with pytest.raises(KeyError, match=r"pass \['configs/train.json','configs/evaluate.json'\] to --config_file"):
+        ConfigParser.load_config_files([str(CONFIGS / "evaluate.json")])
 
 
 def test_what_people_change_is_an_id_at_the_top():
@@ -177,6 +259,8 @@ def test_every_component_of_a_config_can_be_imported(name):
         ["inference"],
         ["train", "evaluate"],
         ["train", "train_quick"],
+        ["train", "train_joint"],
+        ["train", "train_round"],
         ["train", "multi_gpu_train"],
         ["train", "evaluate", "multi_gpu_evaluate"],
     ],

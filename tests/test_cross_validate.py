@@ -2,15 +2,14 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT
-from study.postprocessing import COMBINATIONS, choose_postprocessing
 
-from scripts.files import read_csv
+from conftest import ROOT
 
 OPTIONS = [
     "--image_size",
@@ -43,43 +42,33 @@ def folds(tmp_path_factory):
     return output
 
 
-def without_postprocessing(folds, weights, number, output):
-    """The bundle's own evaluation of a fold's testing part without postprocessing."""
-    configs = "['bundle/configs/train.json','bundle/configs/evaluate.json']"
-    options = ["--config_file", configs, "--bundle_root", "bundle", "--output_dir", output, "--dataset_dir", folds]
-    options += ["--datalist", folds / f"datalist_fold_{number}.json", "--ckpt_dir", weights, *OPTIONS[:2]]
-    options += [*OPTIONS[4:6], "--mask_threshold", "0.5", "--smallest_fraction", "0", "--part_threshold", "0"]
-    command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", *map(str, options)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    return json.loads((output / "metrics.json").read_text())
-
-
 @pytest.mark.slow
-def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_path):
+def test_every_image_is_tested_once_and_a_second_run_only_joins(folds, tmp_path):
     output = tmp_path / "cross validation"
     done = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "1")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "finished but for fold_0" in done.stdout and not (output / "pictures.csv").exists()
+    assert "finished but for fold_0" in done.stdout and not (output / "images.csv").exists()
     done = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "fold 0, training" in done.stdout and "fold 1, training" not in done.stdout
     lists = json.loads((folds / "datalist.json").read_text())
     expected = {(str(k), item["image"].split("/")[1]) for k in (0, 1) for item in lists[f"fold_{k}"]}
-    with open(output / "pictures.csv", newline="") as file:
+    with open(output / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["fold"], row["filename"]) for row in rows} == expected and len(rows) == len(expected)
     figures = json.loads((output / "metrics.json").read_text())
-    assert figures["pictures"] == len(rows) == sum(fold["pictures"] for fold in figures["folds"])
+    assert figures["images"] == len(rows) == sum(fold["images"] for fold in figures["folds"])
     right = [row["true_class"] == row["predicted_class"] for row in rows]
     assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
     for k in (0, 1):
         # Calibrated on the other fold's test images, which are this fold's training and validation images
         calibration = json.loads((output / f"fold_{k}" / "calibration.json").read_text())
-        assert calibration["fitted_on"]["pictures"] == figures["folds"][1 - k]["pictures"]
+        assert calibration["fitted_on"]["images"] == figures["folds"][1 - k]["images"]
         alone = json.loads((output / f"fold_{k}" / "testing" / "metrics.json").read_text())
-        assert figures["folds"][k]["lesion_dice"] == pytest.approx(alone["lesion_dice"], abs=1e-5)
+        # The joined metrics keep what each fold says of its weights, options and calibration
+        assert figures["folds"][k] == alone and alone["temperature"] == calibration["temperature"]
 
-    before = (output / "pictures.csv").read_bytes()
+    before = (output / "images.csv").read_bytes()
     # As if the second fold had been cut off between its training and its evaluation
     for part in ("uncalibrated", "testing"):
         (output / "fold_1" / part / "metrics.json").unlink()
@@ -87,8 +76,8 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     again = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "fold 0, training" not in again.stdout and "fold 1, training" in again.stdout
-    assert "Iter: " not in again.stdout + again.stderr  # finished, so nothing is trained again
-    assert (output / "pictures.csv").read_bytes() == before
+    assert "Epoch: " not in again.stdout + again.stderr  # finished, so nothing is trained again
+    assert (output / "images.csv").read_bytes() == before
 
     # Rounds from these weights, and their mean
     rounds = [tmp_path / "round 0", tmp_path / "round 1"]
@@ -100,42 +89,21 @@ def test_every_picture_is_tested_once_and_a_second_run_only_joins(folds, tmp_pat
     mean, network = tmp_path / "mean", [*OPTIONS[:2], *OPTIONS[4:6]]
     options = ["--dataset_dir", folds, "--output_dir", mean, "--mean_of", str([str(f) for f in rounds]), *network]
     done = run(*options, "--only", "1")
-    assert done.returncode == 0 and "Iter: " not in done.stdout + done.stderr, done.stderr[-2000:]
+    assert done.returncode == 0 and "Epoch: " not in done.stdout + done.stderr, done.stderr[-2000:]
     first, second, both = (torch.load(f / "fold_1" / "model.pt", weights_only=True) for f in (*rounds, mean))
     for name, value in both.items():
         assert torch.allclose(value, (first[name] + second[name]) / 2, atol=1e-7)
-    assert json.loads((mean / "fold_1" / "uncalibrated" / "metrics.json").read_text())["pictures"]
+    assert json.loads((mean / "fold_1" / "uncalibrated" / "metrics.json").read_text())["images"]
     done = run("--dataset_dir", folds, "--output_dir", mean, *network, "--only", "1")
     assert done.returncode and "an earlier run had other options" in done.stderr
-
-    # The setting that changes nothing gets the figures that the bundle's own evaluation gives
-    table = tmp_path / "postprocessing.csv"
-    (tmp_path / "none.json").write_text(json.dumps({"testing": []}))
-    network = {"image_size": 64, "features": [4, 4, 8, 8, 16, 4]}
-    choose_postprocessing(folds, output, tmp_path / "none.json", table, **network)
-    settings = [{k: float(v) for k, v in row.items()} for row in read_csv(table)]
-    assert len(settings) == len(COMBINATIONS)
-    assert settings[0]["dice_all_pictures"] == max(row["dice_all_pictures"] for row in settings)
-    plain = next(
-        r for r in settings if (r["mask_threshold"], r["smallest_fraction"], r["part_threshold"]) == (0.5, 0, 0)
-    )
-    alone = [without_postprocessing(folds, output / f"fold_{k}", k, tmp_path / str(k)) for k in (0, 1)]
-    assert plain["pictures"] == sum(a["pictures"] for a in alone) == len(rows)
-    mean = sum(a["pictures"] * a["dice_all_pictures"] for a in alone) / plain["pictures"]
-    assert plain["dice_all_pictures"] == pytest.approx(mean, abs=1e-4)
-    worth = json.loads(table.with_suffix(".json").read_text())
-    assert len(worth["chosen"]) == 2 and worth["pictures"] == len(rows)
-    assert worth["dice_all_pictures"] <= settings[0]["dice_all_pictures"] + 1e-4
-
-    # Images of the testing part of the weights that ship are left out
-    testing = [{"image": f"images/{row['filename']}"} for row in rows[:5]]
-    (tmp_path / "some.json").write_text(json.dumps({"testing": testing}))
-    choose_postprocessing(folds, output, tmp_path / "some.json", table, **network)
-    assert float(read_csv(table)[0]["pictures"]) == len(rows) - 5
 
     absent = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--only", "[0,2]")
     assert "--only [0, 2]: " in absent.stderr and "has folds 0 to 1" in absent.stderr
     misspelt = run("--dataset_dir", folds, "--output_dir", tmp_path / "new", "--epoch", "3")
     assert "did you mean --epochs?" in misspelt.stderr and not (tmp_path / "new").exists()
     other = run("--dataset_dir", folds, "--output_dir", output, *OPTIONS, "--seed", "1")
-    assert other.returncode != 0 and "options.json: an earlier run had other options" in other.stderr
+    assert other.returncode != 0 and "options.json: an earlier run had other options (seed)" in other.stderr
+    anew = shutil.copytree(folds, tmp_path / "anew")
+    shutil.copy(folds / "datalist_fold_1.json", anew / "datalist_fold_0.json")
+    other = run("--dataset_dir", anew, "--output_dir", output, *OPTIONS)
+    assert other.returncode != 0 and "had other data (its folds were drawn anew)" in other.stderr

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import Dataset
 from monai.transforms import Compose, EnsureChannelFirstd
 from PIL import Image
 
-from scripts.data import (
-    CanvasCollate,
+from breast_ultrasound.data import (
     ImageLoader,
     common_folder,
     image_name,
@@ -25,7 +25,8 @@ from scripts.data import (
     read_datalist,
     sampling_weights,
 )
-from scripts.transforms import LoadGreyd
+from breast_ultrasound.transforms import LoadGreyd
+from conftest import ROOT
 
 
 def make(path, size=(30, 20), value=0):
@@ -58,6 +59,16 @@ def test_folders_are_searched_on_request_and_never_the_one_of_the_masks(tmp_path
     items = list_images("~/set", "~/set/masks", recursive=True)
     names = [image_name(item["image"], image_root("~/set")) for item in items]
     assert names == ["a/b/x.png", "a/x.png", "z.png"]
+
+
+def test_masks_beside_their_images_are_left_out_and_counted(tmp_path, caplog):
+    names = ("benign (1).png", "b.jpg", "lone_mask.png", "mask.png", "c/b_seg.png")
+    for name in (*names, "benign (1)_mask.png", "benign (1)_mask_1.png", "B_SEG.PNG", "b_mask.bmp"):
+        make(tmp_path / name)
+    with caplog.at_level(logging.INFO):
+        items = list_images(str(tmp_path), recursive=True)
+    assert {image_name(item["image"], tmp_path) for item in items} == set(names)
+    assert "5 images; ignored: 4 masks" in caplog.text
 
 
 def test_one_file_is_a_folder_of_one(tmp_path):
@@ -192,7 +203,9 @@ def test_class_names_are_those_of_the_sets(tmp_path):
 
 def test_a_batch_has_one_shape_and_keeps_the_centre_of_each_lesion():
     torch.manual_seed(0)
-    collate = CanvasCollate(side=128)
+    config = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle/configs/train.json"))
+    config["image_size"] = 128
+    collate = config.get_parsed_content("train#collate")
     shapes = set()
     for number in range(40):
         items = []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from conftest import ROOT
 
 
@@ -22,7 +23,7 @@ def test_the_demo_learns_on_phantoms_and_says_where_everything_lies(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     end = done.stdout[done.stdout.rindex("Done in") :]
     assert "synthetic phantoms" in end and "not a medical device" in end
-    for name in ("evaluation/metrics.json", "evaluation/pictures.csv", "predictions/predictions.csv", "drawings"):
+    for name in ("evaluation/metrics.json", "evaluation/images.csv", "predictions/predictions.csv", "drawings"):
         assert str(output / name) in end and (output / name).exists()
     figures = json.loads((output / "evaluation" / "metrics.json").read_text())
     assert f"lesion Dice {figures['lesion_dice']:.2f}, accuracy {figures['accuracy']:.2f}" in end
@@ -30,7 +31,7 @@ def test_the_demo_learns_on_phantoms_and_says_where_everything_lies(tmp_path):
     assert figures["lesion_dice"] > 0.5 and figures["accuracy"] > 0.5
     with open(output / "predictions" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == figures["pictures"] == len(list((output / "drawings").glob("*.png")))
+    assert len(rows) == figures["images"] == len(list((output / "drawings").glob("*.png")))
     # Every step is shown as a command before it runs.
     assert len(re.findall(r"^\$ python ", done.stdout, re.MULTILINE)) == 6
 

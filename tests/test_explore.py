@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import explore
 import numpy as np
 import pytest
-from conftest import CLASS_NAMES, ROOT
-from pages.style import COLOURS, class_colours
+from explore import explore
 from PIL import Image
+from tools import data_page
+from tools.style import COLOURS, class_colours
 
-CHARTS = {"classes", "picture_sizes", "lesion_area", "lesion_position", "intensities"}
+from conftest import CLASS_NAMES, ROOT
+
+CHARTS = {"classes", "image_sizes", "lesion_area"}
 
 
 def run(script, *options):
@@ -57,42 +59,37 @@ def test_the_numbers_are_those_of_the_datalist(made, prepared):
     assert f"{len(summary['left_out'])} images were left out, {len(summary['refused'])} files refused." in html
 
 
-def test_what_is_measured_of_a_picture_is_right(tiny_prepared):
-    items, names, summary = explore.read_lists(tiny_prepared)
+def test_what_is_measured_of_an_image_is_right(tiny_prepared):
+    items, names, summary = data_page.read_lists(tiny_prepared)
     assert names == list(CLASS_NAMES)
-    pictures, problems = explore.read_pictures(tiny_prepared, items)
-    assert len(pictures) == len(items) == 18 and not problems and summary == {}
-    for p in pictures:
-        image = np.asarray(Image.open(tiny_prepared / p["image"]))
-        assert p["size"] == image.shape[::-1] and p["class_name"] in p["name"] and p["part"] in p["name"]
-        assert p["grey"].sum() == pytest.approx(1) and p["grey"] @ np.arange(256) == pytest.approx(image.mean())
-        lesion = p["class_name"] != "normal"
-        assert p["area"] == pytest.approx(20 * 35 / image.size if lesion else 0)
-        assert p["lesions"] == lesion and (p["grey_inside"] is not None) == lesion
-        if lesion:
-            assert p["grey_inside"] @ np.arange(256) == pytest.approx(image[8:28, 10:45].mean())
-            # The map stands upright: rows from the top, columns from the left.
-            row, column = int(18 / image.shape[0] * 128), int(44 / image.shape[1] * 128)
-            assert p["position"][row, column] > 0.9 and p["position"][-1, -1] == 0
+    images, problems = data_page.read_images(tiny_prepared, items)
+    assert len(images) == len(items) == 18 and not problems and summary == {}
+    for _, row in images.iterrows():
+        image = np.asarray(Image.open(tiny_prepared / row["image"]))
+        assert (row["height"], row["width"]) == image.shape
+        assert row["class_name"] in row["name"] and row["split"] in row["name"]
+        lesion = row["class_name"] != "normal"
+        assert row["area"] == pytest.approx(100 * 20 * 35 / image.size if lesion else 0)
+        assert row["components"] == lesion and row["thumb"].shape[0] == data_page.THUMB
 
 
-def test_scans_that_cross_parts_or_classes_come_first_and_marks_are_counted(tiny_prepared, tmp_path):
-    items, names, _ = explore.read_lists(tiny_prepared)
+def test_scans_that_cross_splits_or_classes_come_first_and_marks_are_counted(tiny_prepared, tmp_path):
+    items, names, _ = data_page.read_lists(tiny_prepared)
     colours = class_colours(names)
-    pictures, _ = explore.read_pictures(tiny_prepared, items)
-    for i, p in enumerate(pictures):
-        p["group"] = f"G{i // 2}"
-    pictures[2]["group"] = "G9"  # benign, training; with the last, malignant, testing
-    pictures[-1]["group"] = "G9"
-    told, shown = explore.same_scans(pictures, colours, tmp_path)
-    assert "8 scans stand in several images (16 in all); 1 of them in several parts" in told["text"]
-    assert "1 in several classes" in told["text"] and shown["strips"][0]["text"].startswith("G9: ")
-    assert len(list((tmp_path / "same_scan").iterdir())) == 8
-    assert explore.marks(pictures, colours, tmp_path) == []
-    for p in pictures:
-        p["burned_in_marks"] = "text&measurement" if p["class_name"] == "benign" else ""
-    assert "Known for 18 of 18 images" in explore.marks(pictures, colours, tmp_path)[0]["text"]
-    assert (tmp_path / "burned_in_marks.png").is_file()
+    images, _ = data_page.read_images(tiny_prepared, items)
+    assert data_page.same_scans(images, colours, tmp_path) == [{"text": "No scan stands in several images."}]
+    groups = [f"G{i // 2}" for i in range(len(images))]
+    groups[2] = groups[-1] = "../../G9"  # benign, training; malignant, testing
+    images["group"] = groups
+    told, shown = data_page.same_scans(images, colours, tmp_path / "page")
+    assert "8 scans or patients stand in several images (16 in all); 1 of them in several splits" in told["text"]
+    assert "1 in several classes" in told["text"] and shown["strips"][0]["text"].startswith("../../G9: ")
+    assert len(list((tmp_path / "page" / "same_scan").iterdir())) == 8 and len(list(tmp_path.iterdir())) == 1
+    assert data_page.marks(images, colours) == []
+    images["burned_in_marks"] = ["text&measurement" if name == "benign" else "" for name in images["class_name"]]
+    told, shown = data_page.marks(images, colours)
+    assert told["text"].startswith("Known for 18 of 18 images") and shown["head"] == ("Kind", *CLASS_NAMES)
+    assert shown["rows"] == [(kind, "0 (0 %)", "6 (100 %)", "0 (0 %)") for kind in ("any", "measurement", "text")]
 
 
 def test_samples_follow_seed_count_and_class(tiny_prepared, tmp_path):
@@ -117,11 +114,11 @@ def test_samples_follow_seed_count_and_class(tiny_prepared, tmp_path):
     assert not (tmp_path / "one" / "samples_normal.png").exists()
 
 
-def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepared, tmp_path):
+def test_images_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepared, tmp_path):
     folder = tmp_path / "prepared"
     shutil.copytree(tiny_prepared, folder)
-    items, _, _ = explore.read_lists(folder)
-    (folder / items[0]["image"]).write_bytes(b"no picture")
+    items, _, _ = data_page.read_lists(folder)
+    (folder / items[0]["image"]).write_bytes(b"no image")
     (folder / items[1]["label"]).unlink()
     done = run("explore", "--dataset_dir", folder, "--output_dir", tmp_path / "out")
     assert done.returncode == 0 and "16 images" in done.stdout
@@ -140,7 +137,7 @@ def test_pictures_that_cannot_be_read_are_named_and_the_rest_is_shown(tiny_prepa
 )
 def test_wrong_values_are_refused_before_anything_is_written(options, message, prepared, tmp_path):
     with pytest.raises((OSError, ValueError), match=re.escape(message)):
-        explore.explore(**{"dataset_dir": prepared, "output_dir": tmp_path / "out"} | options)
+        explore(**{"dataset_dir": prepared, "output_dir": tmp_path / "out"} | options)
     assert not (tmp_path / "out").exists()
 
 
@@ -149,7 +146,7 @@ def test_a_datalist_that_was_written_on_windows_is_shown_too(tiny_prepared, tmp_
     shutil.copytree(tiny_prepared, folder)
     text = (folder / "datalist.json").read_text().replace("images/", r"images\\").replace("labels/", r"labels\\")
     (folder / "datalist.json").write_text(text)
-    assert explore.explore(folder, tmp_path / "out") == {"shown": 18, "left_out": 0}
+    assert explore(folder, tmp_path / "out") == {"shown": 18, "left_out": 0}
 
 
 def test_classes_of_ones_own_have_their_names_and_colours(tiny_prepared, tmp_path):
@@ -172,7 +169,7 @@ def test_other_classes_have_their_names_and_colours(tiny_prepared, tmp_path):
     names = [f"BI-RADS {number}" for number in range(1, 6)]
     datalist["training"][0]["class"] = 4
     (folder / "datalist.json").write_text(json.dumps({"class_names": names, **datalist}), encoding="utf-8")
-    explore.explore(folder, tmp_path / "out")
+    explore(folder, tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for name, colour in class_colours(names).items():
         assert f'style="--c:{colour}">{name}</span>' in html

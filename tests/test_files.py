@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.files import (
-    WholePILWriter,
+from breast_ultrasound.files import (
     append_csv,
     clear_results,
     locked,
@@ -23,6 +22,8 @@ from scripts.files import (
     write_json,
     write_whole,
 )
+from breast_ultrasound.record import RunRecord
+from breast_ultrasound.transforms import WholePILWriter
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -101,7 +102,7 @@ def test_a_folder_is_kept_for_one_process_and_free_when_that_is_killed(tmp_path)
     (tmp_path / ".model.1.partial.pt").touch()
     program = (
         "import sys, time; sys.path.insert(0, 'bundle')\n"
-        "from scripts.files import locked\n"
+        "from breast_ultrasound.files import locked\n"
         "with locked(sys.argv[1], 'training', '--ckpt_dir'):\n"
         "    print('locked', flush=True); time.sleep(99)\n"
     )
@@ -120,8 +121,16 @@ def test_a_folder_is_kept_for_one_process_and_free_when_that_is_killed(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_two_runs_do_not_write_into_one_folder_at_once(tmp_path):
+    first, second = (RunRecord(str(tmp_path), "cpu", {}, {}) for _ in range(2))
+    with pytest.raises(ValueError, match="another run writes there; wait for it, or pass another --output_dir"):
+        first.alone(second.alone, print, "both")
+    second.alone(lambda text: (tmp_path / "done").write_text(text), "after the first")
+    assert [file.name for file in tmp_path.iterdir()] == ["done"]
+
+
 def test_results_are_replaced_with_a_word_only(tmp_path):
-    for name in ("metrics.json", "pictures.csv", "x_seg.png"):
+    for name in ("metrics.json", "images.csv", "x_seg.png"):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match="metrics.json: of an earlier evaluation; pass --overwrite True"):
         clear_results(tmp_path, False)
@@ -156,7 +165,7 @@ def test_masks_are_written_whole(tmp_path):
 
 
 def test_a_mask_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    def fail(picture, path, **options):
+    def fail(image, path, **options):
         with open(path, "wb") as file:
             file.write(b"half")
         raise OSError("disk full")
@@ -180,7 +189,7 @@ def test_a_mask_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
         (["a.png", "a.jpg", "a.png.bmp"], ["a.png_", "a.jpg", "a.png"]),
     ],
 )
-def test_no_two_pictures_share_an_output(names, stems, tmp_path):
+def test_no_two_images_share_an_output(names, stems, tmp_path):
     for name in names:
         (tmp_path / name).touch()
     assert output_stems(tmp_path) == dict(zip(names, stems))
@@ -189,5 +198,5 @@ def test_no_two_pictures_share_an_output(names, stems, tmp_path):
         assert subject.rpartition(".")[0] == str(tmp_path / stem)  # MONAI cuts the extension off
 
 
-def test_a_picture_without_a_folder_keeps_its_name():
+def test_an_image_without_a_folder_keeps_its_name():
     assert name_output({"filename_or_obj": "somewhere/a.b.png"}, None) == {"subject": "somewhere/a.b.png", "idx": None}

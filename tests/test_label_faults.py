@@ -19,18 +19,19 @@ import nibabel
 import numpy as np
 import pytest
 import requests
-from conftest import CLASS_NAMES
 from label_server import png_bytes, serve_app
 from PIL import Image
+
+from conftest import CLASS_NAMES
 
 MODEL = "breast_ultrasound"
 pytestmark = pytest.mark.slow
 
 
-def encoded(picture, kind="png", **options):
+def encoded(image, kind="png", **options):
     """A Pillow image as bytes of a file."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -126,16 +127,16 @@ def campaign(server, seed=0):
     readable = [name for name in names if "(" in name]
     name = readable[0]
     content = server.request("GET", f"/datastore/image?image={quote(name)}").content
-    picture = Image.open(io.BytesIO(content)).convert("L")
-    width, height = picture.size
+    image = Image.open(io.BytesIO(content)).convert("L")
+    width, height = image.size
     mask = np.zeros((height, width), bool)
     mask[10:20, 10:30] = True
     white = np.where(mask, 255, 0).astype(np.uint8)
 
-    good_answers(run, name, picture)
+    good_answers(run, name, image)
     good_labels(run, name, mask)
     masks_of_many_kinds(run, name, white)
-    hostile_files(run, name, picture, random)
+    hostile_files(run, name, image, random)
     hostile_params(run, name, png_bytes(mask))
     hostile_addresses(run, name, random)
     hostile_tasks(run)
@@ -143,7 +144,7 @@ def campaign(server, seed=0):
     # The server is the same as before
     kept = run.send("the label is still there", "GET", f"/datastore/label?label={quote(name)}&tag=final", "answered")
     assert kept.ok, run.totals["third_way"]
-    good_answers(run, name, picture)
+    good_answers(run, name, image)
     return run.totals
 
 
@@ -152,21 +153,21 @@ def mask_of(response):
     return np.asarray(Image.open(io.BytesIO(response.content)))
 
 
-def good_answers(run, name, picture):
-    """Every way to a mask and to the next picture."""
+def good_answers(run, name, image):
+    """Every way to a mask and to the next image."""
     infer = f"/infer/{MODEL}"
     first = []
 
     def same(response):
         first.append(mask_of(response))
-        return np.array_equal(first[0], first[-1]) and first[0].shape == picture.size[::-1]
+        return np.array_equal(first[0], first[-1]) and first[0].shape == image.size[::-1]
 
     run.send("mask", "POST", f"{infer}?image={quote(name)}&output=image", "answered", same)
     for kind in ("png", "bmp", "tiff", "gif", "webp"):
         if kind not in ("gif", "webp"):
-            files = {"file": (f"x.{kind}", encoded(picture, kind))}
+            files = {"file": (f"x.{kind}", encoded(image, kind))}
             run.send(f"sent as {kind}", "POST", f"{infer}?output=image", "answered", same, files=files)
-    colour = encoded(Image.merge("RGB", [picture] * 3).convert("RGBA"))
+    colour = encoded(Image.merge("RGB", [image] * 3).convert("RGBA"))
     run.send("sent in colour", "POST", f"{infer}?output=image", "answered", same, files={"file": ("x.png", colour)})
 
     def has_class(response):
@@ -179,7 +180,7 @@ def good_answers(run, name, picture):
     for strategy in ("uncertainty", "random", "first"):
         address = f"/activelearning/{strategy}"
         run.send(strategy, "POST", address, "answered", lambda r: "bad" not in r.json()["id"], json={"client_id": "me"})
-    session = run.send("session", "PUT", "/session/", "answered", files={"files": ("x.png", encoded(picture))})
+    session = run.send("session", "PUT", "/session/", "answered", files={"files": ("x.png", encoded(image))})
     own = session.json()["session_id"]
     run.send("mask of a session", "POST", f"{infer}?session_id={own}&output=image", "answered", same)
     run.send("session's state", "GET", f"/session/{own}", "answered")
@@ -187,7 +188,7 @@ def good_answers(run, name, picture):
     run.send("session gone", "GET", f"/session/{own}")
     for path in ("/", "/info/", "/datastore/", "/openapi.json", "/logs/?text=true&lines=5"):
         run.send(path, "GET", path, "answered")
-    run.send("picture", "HEAD", f"/datastore/image?image={quote(name)}", "answered")
+    run.send("image", "HEAD", f"/datastore/image?image={quote(name)}", "answered")
 
 
 def good_labels(run, name, mask):
@@ -261,17 +262,17 @@ def masks_of_many_kinds(run, name, white):
     run.send("mask again", "PUT", address, "answered", files={"label": ("x.png", encoded(grey))})
 
 
-def hostile_files(run, name, picture, random):
+def hostile_files(run, name, image, random):
     """Files that are no image or no label, that lie, or that grow."""
-    width, height = picture.size
+    width, height = image.size
     address = f"/datastore/label?image={quote(name)}"
     lines = bytes(width + 1) * height
     bomb = gzip.compress(bytes(200 * 2**20), 1)
     files = {
         "nothing": ("x.png", b""),
         "noise": ("x.png", random.bytes(1000)),
-        "text": ("x.png", b"no picture\n" * 50),
-        "half a picture": ("x.png", encoded(picture)[:200]),
+        "text": ("x.png", b"no image\n" * 50),
+        "half a image": ("x.png", encoded(image)[:200]),
         "broken data": ("x.png", png_of(width, height, zlib.compress(lines)[:-30])),
         "bad filter": ("x.png", png_of(width, height, zlib.compress(b"\x09" + lines[1:]))),
         "too few pixels": ("x.png", png_of(width, height, zlib.compress(lines[: len(lines) // 2]))),
@@ -281,7 +282,7 @@ def hostile_files(run, name, picture, random):
     for kind, file in files.items():
         run.send(f"file: {kind}", "POST", f"/infer/{MODEL}", files={"file": file})
         run.send(f"label: {kind}", "PUT", address, files={"label": file})
-        run.send(f"picture: {kind}", "PUT", "/datastore/image?image=new", files={"file": file})
+        run.send(f"image: {kind}", "PUT", "/datastore/image?image=new", files={"file": file})
     lies = {
         "30000 x 30000": ("x.png", png_of(30000, 30000, zlib.compress(bytes(30001)), 1)),
         "13000 x 13000": ("x.png", png_of(13000, 13000, zlib.compress(bytes(13001 * 13000), 1))),
@@ -365,7 +366,7 @@ def hostile_addresses(run, name, random):
     ids += [quote(bytes(random.integers(1, 256, 12, dtype=np.uint8))) for _ in range(4)]
     label = {"label": ("x.png", png_bytes(np.zeros((5, 5))))}
     for text in ids:
-        run.send(f"picture {text[:40]}", "GET", f"/datastore/image?image={text}")
+        run.send(f"image {text[:40]}", "GET", f"/datastore/image?image={text}")
         run.send(f"label {text[:40]}", "GET", f"/datastore/label?label={text}&tag=final")
         run.send(f"mask of {text[:40]}", "POST", f"/infer/{MODEL}?image={text}")
         run.send(f"label for {text[:40]}", "PUT", f"/datastore/label?image={text}", files=label)
@@ -439,12 +440,12 @@ def too_large(run, name):
     run.send("json in pieces", "POST", "/activelearning/first", data=zeros(), headers=JSON)
 
 
-def kills(label_venv, pictures, bundle, folder, count=5, seed=0):
+def kills(label_venv, images, bundle, folder, count=5, seed=0):
     """Kill a server again and again while it saves labels.
 
     Args:
         label_venv: environment of the server.
-        pictures: files to label.
+        images: files to label.
         bundle: whose weights serve.
         folder: for the server's work; made.
         count: how often.
@@ -456,8 +457,8 @@ def kills(label_venv, pictures, bundle, folder, count=5, seed=0):
     random = np.random.default_rng(seed)
     studies = folder / "studies"
     studies.mkdir(parents=True)
-    for picture in pictures:
-        shutil.copy(picture, studies)
+    for image in images:
+        shutil.copy(image, studies)
     names = sorted(file.stem for file in studies.iterdir())
     sizes = {file.stem: Image.open(file).size for file in studies.iterdir()}
     sent, known, acknowledged, lost = {}, {}, 0, set()

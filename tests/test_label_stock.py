@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from label_server import HOLES, answer_parts, bundle_answer, same_answer, serve_stock
 from PIL import Image
+
+from conftest import ROOT
 
 REAL = ROOT.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
 MODEL = "breast_ultrasound"
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory, prepared):
-    """Pictures as a user has them: four phantoms, and two real ones where the real set is there."""
+    """Images as a user has them: four phantoms, and two real ones where the real set is there."""
     folder = tmp_path_factory.mktemp("stock") / "studies"
     folder.mkdir()
     for file in sorted((prepared / "images").iterdir())[:4]:
@@ -36,7 +37,7 @@ def server(tmp_path_factory, label_venv, studies, small_bundle):
         yield server
 
 
-def test_every_picture_gets_a_mask_of_its_own_size_and_the_class(server, studies):
+def test_every_image_gets_a_mask_of_its_own_size_and_the_class(server, studies):
     info = server.request("GET", "/info/").json()
     assert info["models"][MODEL]["type"] == "segmentation" and info["models"][MODEL]["labels"] == {"lesion": 1}
     for file in studies.glob("*.png"):
@@ -59,7 +60,7 @@ def test_mask_and_probabilities_are_those_of_the_bundles_own_command(server, stu
     assert same_answer(*server.infer(MODEL, file=file), expected)
 
 
-def test_the_next_picture_is_proposed(server, studies):
+def test_the_next_image_is_proposed(server, studies):
     for strategy in ("random", "first"):
         answer = server.request("POST", f"/activelearning/{strategy}", json={}).json()
         assert (studies / f"{answer['id']}.png").is_file()

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT
 from monai.bundle import ConfigParser
 from torch import nn
 
-from scripts.losses import JointLoss
+from breast_ultrasound.losses import JointLoss
+from conftest import ROOT
 
 
 def joint_loss(weight=0.5):

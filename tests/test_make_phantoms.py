@@ -1,4 +1,4 @@
-"""Behaviour of scripts/make_phantoms.py: layout and oddities, same bytes, refusals, and the physics of the pictures."""
+"""Behaviour of scripts/make_phantoms.py: layout and oddities, same bytes, refusals, and the physics of the images."""
 
 import re
 import shutil
@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import cv2
-import make_phantoms as phantoms
 import numpy as np
 import pytest
+from make_phantoms import make_phantoms
 from PIL import Image
+from tools import phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +41,7 @@ def made(tmp_path_factory):
 def few(tmp_path_factory):
     """The smallest set. Tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("few") / "few"
-    assert phantoms.make_phantoms(folder, count=12) == {"benign": 7, "malignant": 3, "normal": 2, "masks": 15}
+    assert make_phantoms(folder, count=12) == {"benign": 7, "malignant": 3, "normal": 2, "masks": 15}
     return folder
 
 
@@ -48,13 +49,13 @@ def grey(path):
     return np.asarray(Image.open(path).convert("L")).astype(float)
 
 
-def masks_of(picture):
+def masks_of(image):
     """Masks of an image by file order, as bool [height, width]."""
-    paths = sorted(picture.parent.glob(f"{picture.stem}_mask*.png"))
+    paths = sorted(image.parent.glob(f"{image.stem}_mask*.png"))
     return [np.asarray(Image.open(path).convert("L")) > 0 for path in paths]
 
 
-def pictures(folder, label):
+def images(folder, label):
     return sorted((folder / label).glob(f"{label} (*).png"), key=lambda path: int(re.findall(r"\d+", path.stem)[0]))
 
 
@@ -67,19 +68,19 @@ def test_the_folder_holds_nothing_but_three_class_folders_of_named_pngs(made):
 
 
 def test_class_shares_follow_the_real_imbalance_and_numbers_have_no_gap(made):
-    assert [len(pictures(made, label)) for label in ("benign", "malignant", "normal")] == [17, 8, 5]
+    assert [len(images(made, label)) for label in ("benign", "malignant", "normal")] == [17, 8, 5]
     for label in phantoms.SHARES:
-        numbers = [int(re.findall(r"\d+", path.stem)[0]) for path in pictures(made, label)]
+        numbers = [int(re.findall(r"\d+", path.stem)[0]) for path in images(made, label)]
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_pictures_are_rgb_and_masks_have_their_size_and_the_mode_of_their_kind(made):
+def test_images_are_rgb_and_masks_have_their_size_and_the_mode_of_their_kind(made):
     rgba = []
     for label in phantoms.SHARES:
-        for picture in pictures(made, label):
-            size = Image.open(picture).size
-            assert Image.open(picture).mode == "RGB" and size[0] != size[1] and max(size) <= 360
-            for path in picture.parent.glob(f"{picture.stem}_mask*.png"):
+        for image in images(made, label):
+            size = Image.open(image).size
+            assert Image.open(image).mode == "RGB" and size[0] != size[1] and max(size) <= 360
+            for path in image.parent.glob(f"{image.stem}_mask*.png"):
                 mask = Image.open(path)
                 assert mask.size == size
                 if mask.mode == "RGBA":
@@ -94,10 +95,10 @@ def test_pictures_are_rgb_and_masks_have_their_size_and_the_mode_of_their_kind(m
 @pytest.mark.parametrize("size", ["few", "made"])
 def test_every_oddity_is_there_from_the_smallest_count_on(size, request):
     made = request.getfixturevalue(size)
-    numbers = {(label, len(masks_of(path))): [] for label in phantoms.SHARES for path in pictures(made, label)}
+    numbers = {(label, len(masks_of(path))): [] for label in phantoms.SHARES for path in images(made, label)}
     coloured = []
     for label in phantoms.SHARES:
-        for number, path in enumerate(pictures(made, label), 1):
+        for number, path in enumerate(images(made, label), 1):
             numbers[label, len(masks_of(path))].append(number)
             pixels = np.asarray(Image.open(path)).astype(int)
             if (np.ptp(pixels, axis=2) > 60).any():
@@ -109,7 +110,7 @@ def test_every_oddity_is_there_from_the_smallest_count_on(size, request):
     assert height > 1.5 * width
 
 
-def test_the_masks_of_one_picture_do_not_overlap(made):
+def test_the_masks_of_one_image_do_not_overlap(made):
     for name in ("benign/benign (4).png", "benign/benign (5).png", "malignant/malignant (2).png"):
         assert np.sum(masks_of(made / name), axis=0).max() == 1
 
@@ -117,10 +118,10 @@ def test_the_masks_of_one_picture_do_not_overlap(made):
 def test_burned_in_marks_stand_in_every_class(made, monkeypatch, tmp_path):
     marked = {path: grey(made / path) for path in tree(made) if "_mask" not in path}
     monkeypatch.setattr(phantoms, "_marks", lambda *_: None)
-    phantoms.make_phantoms(tmp_path / "plain", count=30)
+    make_phantoms(tmp_path / "plain", count=30)
     share = dict.fromkeys(phantoms.SHARES, 0)
-    for path, picture in marked.items():
-        share[path.split("/")[0]] += (picture != grey(tmp_path / "plain" / path)).any()
+    for path, image in marked.items():
+        share[path.split("/")[0]] += (image != grey(tmp_path / "plain" / path)).any()
     for label, total in {"benign": 17, "malignant": 8, "normal": 5}.items():
         assert 0.4 < share[label] / total < 0.75, share
 
@@ -131,13 +132,13 @@ def test_the_first_benign_lesion_shows_every_flip_and_turn(made):
     rows, columns = np.nonzero(mask)
     assert width > 1.2 * height and rows.mean() < 0.42 * height and columns.mean() < 0.35 * width
     assert np.corrcoef(rows, columns)[0, 1] > 0.3, "tilted: the right end is the deeper one"
-    picture = grey(made / "benign" / "benign (1).png")
-    assert picture[mask].mean() < 0.5 * picture[mask[:, ::-1]].mean(), "the picture has it where the mask says"
+    image = grey(made / "benign" / "benign (1).png")
+    assert image[mask].mean() < 0.5 * image[mask[:, ::-1]].mean(), "the image has it where the mask says"
 
 
 def test_the_same_options_give_the_same_bytes_and_a_larger_count_only_adds(made, few, tmp_path):
     assert tree(few).items() <= tree(made).items(), "made by another process, with another count"
-    phantoms.make_phantoms(tmp_path / "other", count=12, seed=1)
+    make_phantoms(tmp_path / "other", count=12, seed=1)
     other = tree(tmp_path / "other")
     assert all(other[name] != data for name, data in tree(few).items() if "_mask" not in name)
 
@@ -153,20 +154,18 @@ def test_even_tissue_gives_rayleigh_speckle_and_looks_calm_it():
 
 def behind(path):
     """Grey level below the first lesion less that beside it at the same depth."""
-    picture, mask = grey(path), masks_of(path)[0]
+    image, mask = grey(path), masks_of(path)[0]
     rows, columns = np.nonzero(mask)
     depth = slice(rows.max() + 4, rows.max() + 24)
     left, right = columns.min(), columns.max() + 1
     middle = slice(left + (right - left) // 4, right - (right - left) // 4)
-    beside = np.concatenate(
-        [picture[depth, max(left - 40, 0) : left - 8], picture[depth, right + 8 : right + 40]], axis=1
-    )
-    return picture[depth, middle].mean() - beside.mean()
+    beside = np.concatenate([image[depth, max(left - 40, 0) : left - 8], image[depth, right + 8 : right + 40]], axis=1)
+    return image[depth, middle].mean() - beside.mean()
 
 
 def test_malignant_lesions_shadow_and_benign_ones_enhance(made):
-    benign = [behind(path) for path in pictures(made, "benign") if masks_of(path)]
-    malignant = [behind(path) for path in pictures(made, "malignant")]
+    benign = [behind(path) for path in images(made, "benign") if masks_of(path)]
+    malignant = [behind(path) for path in images(made, "malignant")]
     assert np.mean(malignant) < -15 and np.mean(benign) > 3
     assert max(malignant) > min(benign), "the classes overlap, or one pixel below the lesion would tell them"
 
@@ -179,7 +178,7 @@ def compactness(mask):
 
 def test_malignant_outlines_are_rougher_than_benign_ones(made):
     rough = {
-        label: [compactness(mask) for path in pictures(made, label) for mask in masks_of(path)]
+        label: [compactness(mask) for path in images(made, label) for mask in masks_of(path)]
         for label in ("benign", "malignant")
     }
     assert np.median(rough["malignant"]) > 1.25 * np.median(rough["benign"])
@@ -187,7 +186,7 @@ def test_malignant_outlines_are_rougher_than_benign_ones(made):
 
 def test_lesions_are_darker_than_their_surroundings_on_the_whole(made):
     contrast = []
-    for path in pictures(made, "benign") + pictures(made, "malignant"):
+    for path in images(made, "benign") + images(made, "malignant"):
         for mask in masks_of(path):
             ring = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool) & ~mask
             contrast.append(grey(path)[mask].mean() - grey(path)[ring].mean())
@@ -203,7 +202,7 @@ def test_lesions_are_darker_than_their_surroundings_on_the_whole(made):
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        phantoms.make_phantoms(tmp_path / "deep" / "out", **options)
+        make_phantoms(tmp_path / "deep" / "out", **options)
     assert not list(tmp_path.iterdir())
 
 
@@ -211,13 +210,13 @@ def test_an_existing_output_is_replaced_only_when_asked_and_only_when_it_is_ours
     out = tmp_path / "out"
     shutil.copytree(few, out)
     with pytest.raises(FileExistsError, match="give --overwrite"):
-        phantoms.make_phantoms(out, count=12)
-    phantoms.make_phantoms(out, count=13, overwrite=True)
+        make_phantoms(out, count=12)
+    make_phantoms(out, count=13, overwrite=True)
     assert len([name for name in tree(out) if "_mask" not in name]) == 13
     Image.new("RGB", (4, 4)).save(out / "benign" / "mine.png")
     before = tree(out)
     with pytest.raises(FileExistsError, match="not replaced"):
-        phantoms.make_phantoms(out, count=12, overwrite=True)
+        make_phantoms(out, count=12, overwrite=True)
     assert tree(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
@@ -233,7 +232,7 @@ def test_a_file_a_link_or_a_strange_folder_is_never_replaced(tmp_path, kind):
     else:
         (out / "benign" / "deeper").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="not replaced"):
-        phantoms.make_phantoms(out, overwrite=True)
+        make_phantoms(out, overwrite=True)
     assert out.exists()
 
 
@@ -248,12 +247,12 @@ def test_a_failure_midway_leaves_no_output_and_keeps_the_former_one(few, tmp_pat
     monkeypatch.setattr(phantoms, "_marks", fail)
     for folder in (out, tmp_path / "new"):
         with pytest.raises(OSError, match="disk full"):
-            phantoms.make_phantoms(folder, count=12, overwrite=True)
+            make_phantoms(folder, count=12, overwrite=True)
     assert tree(out) == before and sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_a_partial_folder_of_another_run_is_left_alone(tmp_path):
     (tmp_path / ".out.partial").mkdir()
     with pytest.raises(FileExistsError, match="another run"):
-        phantoms.make_phantoms(tmp_path / "out", count=12)
+        make_phantoms(tmp_path / "out", count=12)
     assert (tmp_path / ".out.partial").exists()

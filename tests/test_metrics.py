@@ -7,10 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, ROOT
 from monai.data import MetaTensor
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from scripts.metrics import Images, PictureMetrics, overlap, single_metrics, summarize
+from breast_ultrasound.metrics import (
+    ImageMetrics,
+    Images,
+    boundary_agreement,
+    match_parts,
+    overlap,
+    single_metrics,
+    summarize,
+)
+from conftest import CLASS_NAMES
 
 
 def images(*table, class_names=CLASS_NAMES):
@@ -35,7 +44,7 @@ def test_overlap_counts_predicted_true_common_and_all_pixels():
         ((0, 0, 0, 100), 1, 1),  # nothing there, nothing found
     ],
 )
-def test_dice_and_iou_of_one_picture(counts, dice, iou):
+def test_dice_and_iou_of_one_image(counts, dice, iou):
     (row,) = images((counts, 2, [0.2, 0.5, 0.3])).rows()
     assert (row["dice"], row["iou"]) == pytest.approx((dice, iou))
     assert (row["true_class"], row["predicted_class"]) == ("malignant", "benign")
@@ -64,8 +73,8 @@ def figures():
 
 
 def test_figures_of_the_mask(figures):
-    assert figures["pictures"] == 7
-    assert figures["pictures_by_class"] == {"normal": 2, "benign": 3, "malignant": 2}
+    assert figures["images"] == 7
+    assert figures["images_by_class"] == {"normal": 2, "benign": 3, "malignant": 2}
     assert figures["lesion_dice"] == pytest.approx((0.5 + 1 + 0.1 + 0.8 + 0) / 5)
     assert figures["lesion_iou"] == pytest.approx((1 / 3 + 1 + 1 / 19 + 2 / 3 + 0) / 5)
     assert figures["lesion_dice_by_class"] == {
@@ -73,7 +82,7 @@ def test_figures_of_the_mask(figures):
         "benign": pytest.approx(1.6 / 3),
         "malignant": pytest.approx(0.4),
     }
-    assert figures["dice_all_pictures"] == pytest.approx((1 + 0 + 0.5 + 1 + 0.1 + 0.8 + 0) / 7)
+    assert figures["dice_all_images"] == pytest.approx((1 + 0 + 0.5 + 1 + 0.1 + 0.8 + 0) / 7)
     assert figures["false_mask_rate"] == pytest.approx(1 / 2)
     assert figures["missed_rate"] == pytest.approx(1 / 5)
 
@@ -82,7 +91,7 @@ def test_figures_of_the_class(figures):
     # Rows true, columns predicted
     assert figures["confusion_matrix"] == [[1, 1, 0], [0, 2, 1], [1, 0, 1]]
     assert figures["accuracy"] == pytest.approx(4 / 7)
-    assert figures["by_class"]["normal"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "pictures": 2}
+    assert figures["by_class"]["normal"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "images": 2}
     assert figures["by_class"]["benign"]["recall"] == pytest.approx(2 / 3)
     assert figures["macro_f1"] == pytest.approx((1 / 2 + 2 / 3 + 1 / 2) / 3)
     # Pairs of a positive and a negative in the right order, ties as a half:
@@ -96,7 +105,7 @@ def test_figures_of_the_class(figures):
     assert figures["score"] == pytest.approx((figures["lesion_dice"] + figures["macro_f1"]) / 2)
 
 
-def test_a_figure_that_the_pictures_cannot_give_is_none():
+def test_a_figure_that_the_images_cannot_give_is_none():
     normal = summarize(images(((0, 0, 0, 100), 0, (0.9, 0.1, 0.0))))
     assert normal["lesion_dice"] is None and normal["missed_rate"] is None and normal["auroc_macro"] is None
     assert normal["score"] == 1  # Dice of all images stands in, classes that are absent do not count
@@ -104,9 +113,9 @@ def test_a_figure_that_the_pictures_cannot_give_is_none():
     assert lesion["false_mask_rate"] is None
 
 
-def test_a_picture_of_unknown_class_counts_for_the_mask_alone(figures):
+def test_an_image_of_unknown_class_counts_for_the_mask_alone(figures):
     more = summarize(images(*TABLE, ((10, 10, 10, 100), -1, (0.1, 0.8, 0.1))))
-    assert more["pictures"] == 8 and more["lesion_dice"] == pytest.approx((2.4 + 1) / 6)
+    assert more["images"] == 8 and more["lesion_dice"] == pytest.approx((2.4 + 1) / 6)
     for name in ("accuracy", "macro_f1", "auroc_macro", "confusion_matrix", "by_class", "lesion_dice_by_class"):
         assert more[name] == figures[name]
 
@@ -122,47 +131,85 @@ def item(name, predicted, true, true_class, probabilities):
     masks = [(torch.arange(20) < pixels).reshape(1, 4, 5).float() for pixels in (predicted, true)]
     image = MetaTensor(torch.zeros(1, 4, 5), meta={"filename_or_obj": f"folder/{name}"})
     probabilities = torch.tensor(probabilities)
-    return {"image": image, "pred": masks[0], "label": masks[1], "true_class": true_class, "class_probs": probabilities}
+    found = {"image": image, "pred": masks[0], "label": masks[1], "true_class": true_class}
+    parts = (masks[0][0].int().numpy(), [predicted / 10] * (predicted > 0))
+    return found | {
+        "class_probs": probabilities,
+        "erased": False,
+        "component_probability": predicted / 10,
+        "parts": parts,
+    }
 
 
-def test_the_metric_writes_figures_and_one_row_a_picture_by_name(tmp_path, caplog):
+def test_the_metric_writes_figures_and_one_row_an_image_by_name(tmp_path, caplog):
     caplog.set_level("INFO")
-    metric = PictureMetrics(CLASS_NAMES, str(tmp_path), {"part": "testing"})
+    metric = ImageMetrics(CLASS_NAMES, str(tmp_path), {"split": "testing"})
     metric.update([item("b.png", 8, 4, 1, (0.1, 0.7, 0.2))])
     metric.update([item("a.png", 0, 0, 0, (0.6, 0.2, 0.2))])
     values = metric.compute()
     assert metric.compute() == values and caplog.text.count("2 images: metrics.json") == 1  # as ignite asks twice
-    assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["pictures"] == 2
+    assert values["lesion_dice"] == pytest.approx(2 * 4 / 12) and values["images"] == 2
     assert values["auroc_macro"] != values["auroc_macro"]  # no malignant image: NaN in the engine's state ...
     figures = json.loads((tmp_path / "metrics.json").read_text())
-    assert figures["auroc_macro"] is None and figures["part"] == "testing"  # ... and null in the file
-    with open(tmp_path / "pictures.csv", newline="") as file:
+    assert figures["auroc_macro"] is None and figures["split"] == "testing"  # ... and null in the file
+    with open(tmp_path / "images.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["filename"] for row in rows] == ["a.png", "b.png"]
     assert (rows[1]["predicted_area_px"], rows[1]["true_area_px"], rows[1]["overlap_px"]) == ("8", "4", "4")
-    assert sorted(f.name for f in Path(tmp_path).iterdir()) == ["metrics.json", "pictures.csv"]
+    assert [row["component_probability"] for row in rows] == ["0.000000", "0.800000"]
+    images = Images.from_rows(rows, CLASS_NAMES)
+    assert images.take(np.array([1])).component.tolist() == [0.8] and images.rows()[0]["component_probability"] == 0
+    shown = [[row[key] for key in ("lesions", "lesions_found", "false_parts", "parts", "hd95", "nsd")] for row in rows]
+    assert shown[0] == ["0", "0", "0", "", "", ""]
+    assert shown[1][:4] == ["1", "1", "0", "0.800000:1"] and float(shown[1][4]) > 0
+    assert images.take(np.array([1])).parts.tolist() == ["0.800000:1"] and images.lesions.tolist()[1] == [1, 1, 0]
+    for key in ("hd95", "nsd", "lesion_sensitivity", "false_parts_per_image"):
+        assert figures[key] == pytest.approx(summarize(images)[key], abs=1e-5), key
+    assert figures["lesion_sensitivity"] == 1 and np.isnan(images.boundary[0]).all()
+    for row in rows:  # as an older version wrote it
+        for key in ("component_probability", "lesions", "lesions_found", "false_parts", "parts", "hd95", "nsd"):
+            del row[key]
+    old = Images.from_rows(rows, CLASS_NAMES)
+    assert old.component is None and list(old.take(np.array([1])).rows()[0]) == list(rows[0])[1:]
+    assert sorted(f.name for f in Path(tmp_path).iterdir()) == ["images.csv", "metrics.json"]
+
+
+def blobs(*boxes, shape=(60, 80)):
+    """Masks of boxes (top, bottom, left, right), numbered from 1 on."""
+    numbered = np.zeros(shape, np.int32)
+    for k, (top, bottom, left, right) in enumerate(boxes, 1):
+        numbered[top:bottom, left:right] = k
+    return numbered
+
+
+def test_boundaries_agree_as_monai_says():
+    pred, label = (torch.from_numpy(blobs(box) > 0) for box in ((10, 40, 10, 50), (12, 45, 9, 48)))
+    pred[30:32, 60:64] = True
+    found = boundary_agreement(pred, label)
+    hd95 = compute_hausdorff_distance(pred[None, None], label[None, None], True, percentile=95)
+    nsd = compute_surface_dice(
+        pred[None, None], label[None, None], [0.02 * 100], True
+    )  # the diagonal of 60 x 80 is 100
+    assert found == pytest.approx((float(hd95) / 100, float(nsd))) and 0 < found[1] < 1
+    assert boundary_agreement(label, label) == (0, 1)
+    assert boundary_agreement(torch.zeros_like(label), label) == (1, 0)
+    assert np.isnan(boundary_agreement(pred, torch.zeros_like(label))).all()
+
+
+def test_each_part_finds_the_lesion_that_it_covers():
+    lesions = blobs((5, 15, 5, 15), (30, 50, 40, 70), (58, 60, 0, 2))
+    # one on the first, two on the second, one beside all, one that hardly touches the second
+    parts = blobs((6, 16, 5, 15), (30, 48, 40, 52), (32, 50, 55, 70), (0, 4, 60, 70), (48, 56, 69, 79))
+    assert match_parts(parts, lesions) == (3, [1, 2, 2, 0, 0])
+    assert match_parts(blobs(), lesions) == (3, []) and match_parts(parts, blobs()) == (0, [0] * 5)
+    joined = lesions.copy()
+    joined[15:31, 14:41] = 1  # corners that touch make one lesion
+    assert match_parts(blobs(), joined)[0] == 2
 
 
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no image to evaluate; this part of the datalist is empty"):
-        PictureMetrics(CLASS_NAMES).compute()
-
-
-@pytest.mark.parametrize("name", ["testing", "external", "bus_bra", "cross_validation"])
-def test_the_shipped_tables_give_the_shipped_metrics(name):
-    folder = ROOT / "results" / "evaluations" / name
-    expected = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    with open(folder / "pictures.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for key, value in summarize(Images.from_rows(rows, CLASS_NAMES)).items():
-        for found, wanted in zip(flat(value), flat(expected[key]), strict=True):
-            assert found == pytest.approx(wanted, abs=1e-6), key  # the table keeps six digits
-
-
-def flat(value):
-    """The numbers in nested lists and dictionaries."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return [value] if inner is None else [number for part in inner for number in flat(part)]
+        ImageMetrics(CLASS_NAMES).compute()
 
 
 @pytest.mark.parametrize("names", [("fluid", "solid"), ("a", "b", "c", "d", "e")])
@@ -170,7 +217,7 @@ def test_classes_of_any_name_and_number_have_their_metrics(names):
     size = len(names)
     table = [((10, 10, 5, 100), k % size, np.eye(size)[(k + (k == 7)) % size]) for k in range(4 * size)]
     found = summarize(images(*table, class_names=names))
-    assert found["pictures_by_class"] == dict.fromkeys(names, 4)
+    assert found["images_by_class"] == dict.fromkeys(names, 4)
     assert found["accuracy"] == pytest.approx(1 - 1 / (4 * size)) and 0.8 < found["auroc_macro"] < 1
     assert set(found["by_class"]) == set(names) and found["lesion_dice_by_class"][names[-1]] == 0.5
     assert "auroc_benign_malignant" not in single_metrics(images(*table, class_names=names))

@@ -6,7 +6,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from onnx.reference import ReferenceEvaluator
 
-from scripts.networks import BasicUNetClassifier
+from breast_ultrasound.networks import BasicUNetClassifier
 
 NARROW = (4, 4, 8, 8, 16, 4)
 
@@ -19,7 +19,7 @@ def network(**options):
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (160, 160), (255, 96)])
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_mask_logits_have_the_pictures_size(size, factor):
+def test_mask_logits_have_the_images_size(size, factor):
     output = network(downscale_factor=factor)(torch.rand(1, 1, *size))
     assert list(output) == ["pred", "class_logits"]  # the mask first
     assert output["class_logits"].shape == (1, 3)
@@ -45,8 +45,8 @@ def test_without_folding_the_mask_is_that_of_basic_unet():
     ours = network()
     unet = BasicUNet(2, 1, 2, NARROW).eval()
     unet.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith("classifier")})
-    picture = torch.rand(2, 1, 96, 80)
-    assert torch.equal(ours(picture)["pred"], unet(picture))
+    image = torch.rand(2, 1, 96, 80)
+    assert torch.equal(ours(image)["pred"], unet(image))
 
 
 @pytest.mark.parametrize("factor", [1, 2])
@@ -69,24 +69,24 @@ def test_the_class_teaches_the_encoder_and_not_the_decoder():
 def test_tracing_keeps_the_answers(factor):
     net = network(downscale_factor=factor)
     traced = torch.jit.trace(net, torch.rand(1, 1, 64, 64), strict=False)  # a dictionary comes out
-    picture = torch.rand(3, 1, 64, 64)
-    for name, value in net(picture).items():
-        assert torch.allclose(traced(picture)[name], value, atol=1e-6)
+    image = torch.rand(3, 1, 64, 64)
+    for name, value in net(image).items():
+        assert torch.allclose(traced(image)[name], value, atol=1e-6)
 
 
 @pytest.mark.parametrize("factor", [1, 2])
 def test_onnx_keeps_the_answers(factor, tmp_path):
-    net, picture = network(downscale_factor=factor), torch.rand(1, 1, 64, 64)
+    net, image = network(downscale_factor=factor), torch.rand(1, 1, 64, 64)
     names = ["pred", "class_logits"]
-    torch.onnx.export(net, (picture,), tmp_path / "net.onnx", input_names=["image"], output_names=names, verbose=False)
-    found = ReferenceEvaluator(onnx.load(tmp_path / "net.onnx")).run(names, {"image": picture.numpy()})
-    for value, expected in zip(found, net(picture).values()):
+    torch.onnx.export(net, (image,), tmp_path / "net.onnx", input_names=["image"], output_names=names, verbose=False)
+    found = ReferenceEvaluator(onnx.load(tmp_path / "net.onnx")).run(names, {"image": image.numpy()})
+    for value, expected in zip(found, net(image).values()):
         assert torch.allclose(torch.from_numpy(value), expected, atol=1e-4)
 
 
 def test_dropout_belongs_to_training_alone():
-    net, picture = network(class_dropout=0.5), torch.rand(1, 1, 64, 64)
-    scores = [net(picture)["class_logits"] for _ in range(2)]
+    net, image = network(class_dropout=0.5), torch.rand(1, 1, 64, 64)
+    scores = [net(image)["class_logits"] for _ in range(2)]
     assert torch.equal(*scores)
     net.train()
-    assert not torch.equal(net(picture)["class_logits"], net(picture)["class_logits"])
+    assert not torch.equal(net(image)["class_logits"], net(image)["class_logits"])

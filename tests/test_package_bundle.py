@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
+
 from conftest import ROOT
 
 NAME = "breast_ultrasound_segmentation_classification"
@@ -79,12 +80,12 @@ def test_it_predicts_trains_and_loads_with_the_declared_packages_alone(unpacked,
         return done.stdout
 
     run("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
-    images, masks = tiny_prepared / "images", tmp_path / "masks"
+    images, masks, noise = tiny_prepared / "images", tmp_path / "masks", ["--predict_refused", "True"]
     bundle = ["-m", "monai.bundle", "run"]
-    run(*bundle, "--config_file", "configs/inference.json", "--dataset_dir", images, "--output_dir", masks)
-    pictures = len(list(images.iterdir()))
-    assert len(list(masks.glob("*_seg.png"))) == pictures
-    assert (masks / "predictions.csv").read_text().count("\n") == pictures + 1
+    run(*bundle, "--config_file", "configs/inference.json", "--dataset_dir", images, "--output_dir", masks, *noise)
+    files = len(list(images.iterdir()))
+    assert len(list(masks.glob("*_seg.png"))) == files
+    assert (masks / "predictions.csv").read_text().count("\n") == files + 1
     training = ["training", "--config_file", "configs/train.json", "--dataset_dir", tiny_prepared, "--epochs", "1"]
     run(*bundle, *training, "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "curves")
     assert (tmp_path / "models" / "model.pt").is_file()
@@ -101,7 +102,7 @@ def test_the_documented_load_gives_the_network_that_predicts(place, unpacked):
 import sys
 sys.path.insert(0, "{name}")
 import monai.bundle, torch
-from scripts.predictor import Predictor
+from breast_ultrasound.predictor import Predictor
 loaded, own = {load.replace('"bundle"', f'"{name}"')}, Predictor().network
 assert all(torch.equal(value, own.state_dict()[name]) for name, value in loaded.state_dict().items())
 image = torch.rand(1, 1, 256, 224)

@@ -9,21 +9,23 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from conftest import CLASS_NAMES, ROOT
 from PIL import Image
+
+from conftest import CLASS_NAMES, ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; on Debian: apt-get install chromium"),
 ]
+EVALUATION = ROOT / "study" / "results" / "evaluations" / "testing"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 COLUMNS = ["filename", "class", *(f"p_{name}" for name in CLASS_NAMES), "lesion_area_px", "suspicious", "unsure"]
 
 
 @pytest.fixture(scope="module")
 def pages(prepared, tmp_path_factory):
-    """Both pages on the phantoms: the report, and predictions with mistakes of every kind."""
+    """Pages on the phantoms, the report and predictions with mistakes of every kind; and one on an evaluation."""
     folder = tmp_path_factory.mktemp("pages")
     lists = json.loads((prepared / "datalist.json").read_text())
     items = lists["training"] + lists["validation"] + lists["testing"]
@@ -57,11 +59,13 @@ def pages(prepared, tmp_path_factory):
     for command in (
         show,
         ["scripts/explore.py", "--dataset_dir", prepared, "--output_dir", folder / "report", "--count", "2"],
+        ["scripts/report.py", "--evaluation", EVALUATION, "--output_dir", folder / "evaluation", "--draws", "100"],
     ):
         done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     true = {item["image"].removeprefix("images/"): item["class_name"] for item in items}
-    return {"report": folder / "report" / "report.html", "predictions": folder / "shown" / "index.html"}, rows, true
+    paths = {"report": folder / "report" / "report.html", "predictions": folder / "shown" / "index.html"}
+    return {**paths, "evaluation": folder / "evaluation" / "index.html"}, rows, true
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def opened(browser, path, viewport):
     return page
 
 
-@pytest.mark.parametrize("name", ["report", "predictions"])
+@pytest.mark.parametrize("name", ["report", "predictions", "evaluation"])
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_a_page_loads_fits_and_is_accessible(pages, browser, name, viewport):
     page = opened(browser, pages[0][name], viewport)
@@ -110,7 +114,7 @@ def test_a_page_loads_fits_and_is_accessible(pages, browser, name, viewport):
 
 def shown(page, column):
     """Text of a column in the rows that can be seen."""
-    script = "c => [...document.querySelectorAll('#pictures tbody tr')].filter(r => r.offsetParent)"
+    script = "c => [...document.querySelectorAll('#images tbody tr')].filter(r => r.offsetParent)"
     return page.evaluate(script + ".map(r => r.querySelector(`td[data-label='${c}']`).dataset.value)", column)
 
 
@@ -172,17 +176,17 @@ def test_galleries_show_the_failures_with_probability_and_doubt(pages, browser):
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-def test_a_grid_and_a_large_picture_with_the_outline_on_or_off(pages, browser, viewport):
+def test_a_grid_and_a_large_image_with_the_outline_on_or_off(pages, browser, viewport):
     paths, rows, _ = pages
     page = opened(browser, paths["predictions"], viewport)
     page.get_by_role("button", name="Grid").click()
-    boxes = [row.bounding_box() for row in page.query_selector_all("#pictures tbody tr")[:2]]
+    boxes = [row.bounding_box() for row in page.query_selector_all("#images tbody tr")[:2]]
     if viewport == DESK:
         assert boxes[0]["y"] == boxes[1]["y"] and boxes[1]["x"] > boxes[0]["x"]  # side by side
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     page.locator("select[name=class]").select_option("benign")  # filters hold in the grid too
     assert len(shown(page, "Image")) == sum(row["class"] == "benign" for row in rows)
-    page.locator("#pictures a.large:visible").first.click()
+    page.locator("#images a.large:visible").first.click()
     large = page.locator("#large")
     page.wait_for_function("document.querySelector('#large').naturalWidth > 0")
     outlined = large.get_attribute("src")

@@ -1,15 +1,14 @@
 """One rule for grey and one for masks through the commands: conversion, training, evaluation and inference agree."""
 
-import csv
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
+
+from conftest import ROOT, output_of, read_csv
 
 CASES = ROOT.parent / "shared" / "cases"
 SMALL = ["--image_size", "64", "--features", "[8,8,16,16,32,8]"]
@@ -21,19 +20,11 @@ TRAIN, EVALUATE, INFER = (
 
 def run(script, *options, code=0):
     """Run a command and return its whole output."""
-    command = [sys.executable, *script, *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT / "bundle", capture_output=True, text=True, timeout=600)
-    assert bool(done.returncode) == bool(code), done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return output_of([sys.executable, *script, *options], code, cwd=ROOT / "bundle")
 
 
 def bundle(*options, **settings):
     return run(["-m", "monai.bundle", "run"], *options, **settings)
-
-
-def read_csv(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def copy(prepared, folder, change):
@@ -61,9 +52,9 @@ def learn(data, folder):
 @pytest.mark.slow
 def test_labels_of_0_and_1_give_the_training_and_the_evaluation_of_0_and_255(tiny_prepared, trained, tmp_path):
     other = learn(copy(tiny_prepared, tmp_path / "data", lambda mask: mask // 255), tmp_path / "ones")
-    for name in ("training_curve.csv", "pictures.csv"):
+    for name in ("training_curve.csv", "images.csv"):
         assert (other / name).read_bytes() == (trained / name).read_bytes()
-    assert any(int(row["true_area_px"]) for row in read_csv(other / "pictures.csv"))
+    assert any(int(row["true_area_px"]) for row in read_csv(other / "images.csv"))
 
 
 @pytest.mark.slow
@@ -119,7 +110,9 @@ def odd_labels(tmp_path_factory):
 
 def labels_of(source, output):
     """Convert, and return the lesion's pixels in each label and what is refused."""
-    log = run([ROOT / "scripts" / "prepare_busi.py"], "--source", source, "--output_dir", output, "--split", "random")
+    log = run(
+        [ROOT / "scripts" / "prepare_busi.py"], "--source", source, "--output_dir", output, "--protocol", "random"
+    )
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return {f.stem: np.asarray(Image.open(f)) for f in (output / "labels").iterdir()}, summary, log
 
@@ -181,7 +174,7 @@ def test_conversion_and_inference_agree_on_grey_and_on_what_is_upright(tiny_prep
         source.parent,
         "--output_dir",
         tmp_path / "prepared",
-        "--split",
+        "--protocol",
         "random",
     )
     options = [*SMALL, "--ckpt_dir", trained / "models"]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import CLASS_NAMES
 
-from scripts.transforms import ClassResultd, Disagreementd, LesionMaskd
+from breast_ultrasound.transforms import ClassResultd, Disagreementd, LesionMaskd
+from conftest import CLASS_NAMES
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0])
 
@@ -53,10 +53,21 @@ def test_doubtful_parts_are_erased_by_their_mean():
     lesion[:, 1:3] = 0.5
     lesion[1, 1] = 0.9  # mean 0.55
     lesion[:, 6:9] = 0.7
-    assert int(mask_of(lesion, part_threshold=0.54).sum()) == 8 + 12
-    kept = mask_of(lesion, part_threshold=0.56)
+    assert int(mask_of(lesion, component_threshold=0.54).sum()) == 8 + 12
+    kept = mask_of(lesion, component_threshold=0.56)
     assert int(kept.sum()) == 12 and kept[0, :, 6:9].all()
-    assert int(mask_of(lesion, part_threshold=0.8).sum()) == 0
+    assert int(mask_of(lesion, component_threshold=0.8).sum()) == 0
+
+
+@pytest.mark.parametrize("component_threshold", [0, 0.6, 0.99])
+def test_the_best_part_that_is_large_enough_is_told_whatever_is_erased(component_threshold):
+    lesion = torch.zeros(10, 20)
+    lesion[0, :4], lesion[5:9, 4:9], lesion[5:9, 12:17] = 0.95, 0.8, 0.6
+    options = {"threshold": 0.3, "smallest_fraction": 0.05, "component_threshold": component_threshold}
+    found = LesionMaskd(**options)({"pred": lesion[None]})
+    assert found["component_probability"] == pytest.approx(0.8)  # four pixels are too few
+    assert bool(found["pred"].any()) == (component_threshold <= 0.8)
+    assert LesionMaskd(**options)({"pred": lesion[None] / 4})["component_probability"] == 0
 
 
 @pytest.mark.parametrize(

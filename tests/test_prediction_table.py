@@ -1,6 +1,8 @@
 """The table of an inference: every image has a row or a reason, and a resumed run trusts no stale row."""
 
 import csv
+import json
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +11,9 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from PIL import Image
 
-from scripts.data import list_images
-from scripts.handlers import PredictionTable
+from breast_ultrasound.data import list_images
+from breast_ultrasound.inferers import AutocastInferer
+from breast_ultrasound.predictions import PredictionTable
 
 NAMES = ("normal", "benign", "malignant")
 
@@ -24,9 +27,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def table(folder, resume=False):
+SOURCE = {"weights_sha256": "1", "unsure_below": 0.6, "component_threshold": 0.6}
+
+
+def table(folder, resume=False, **source):
     images = list_images(str(folder / "images"), recursive=True)
-    return PredictionTable(str(folder / "out"), NAMES, images, str(folder / "images"), resume=resume)
+    root = str(folder / "images")
+    return PredictionTable(str(folder / "out"), NAMES, images, root, {**SOURCE, **source}, resume=resume)
 
 
 def predict(made, only=None, bad=()):
@@ -42,14 +49,18 @@ def predict(made, only=None, bad=()):
         Image.new("L", (30, 20)).save(mask)
         result = {"class": "benign", "classification": [{"label": name, "score": 0.25} for name in NAMES]}
         pred = MetaTensor(torch.eye(5), meta={"saved_to": str(mask)})
-        image = MetaTensor(torch.ones(1), meta={"filename_or_obj": item["image"]})
+        image = MetaTensor(
+            torch.ones(1),
+            meta={"filename_or_obj": item["image"], "unseen_frames": int(item["image"].endswith("/a.png"))},
+        )
         engine.state.batch = [{"image": image}]
-        return [{"pred": pred, "result": result}]
+        return [{"pred": pred, "result": result, "erased": item["image"].endswith("d/a.png")}]
 
     engine = Engine(step)
     items = made.to_do()[:only]
     made.attach(engine)
     runner = SimpleNamespace(data_loader=SimpleNamespace(dataset=items), run=lambda: engine.run(items))
+    runner.inferer = AutocastInferer(amp=True)
     made.run(runner)
     return [item["image"].removeprefix(f"{made.root}/") for item in items]
 
@@ -62,10 +73,33 @@ def rows(folder):
 def test_every_image_has_a_row_or_a_reason(folder, caplog):
     with caplog.at_level("INFO"):
         predict(table(folder), bad=["b.png"])
-    assert sorted(rows(folder)) == ["'=c.png", "a.png", "d/a.png"]  # a spreadsheet takes =c.png for a formula
+    # A spreadsheet takes =c.png for a formula
+    assert sorted(rows(folder)) == ["'=c.png", "a.png", "b.png", "d/a.png"]
+    assert rows(folder)["b.png"].items() >= {"check": "refused", "reason": "not an image; replace the file"}.items()
+    assert not any(rows(folder)["b.png"][name] for name in ("class", "p_benign", "lesion_area_px", "suspicious"))
     assert "images/b.png: no prediction, not an image" in caplog.text
     assert "3 of 4 images: masks and predictions.csv" in caplog.text and "1 without prediction" in caplog.text
     assert not list((folder / "out").glob(".*"))
+
+
+def test_what_made_the_predictions_lies_beside_them_and_counts_what_a_resumed_run_has_in_all(folder):
+    about = folder / "out" / "predictions.json"
+    with pytest.raises(RuntimeError):
+        predict(table(folder), only=3, bad=["b.png"])
+    assert not about.exists()
+    assert sorted(predict(table(folder, resume=True), bad=["b.png"])) == ["b.png", "d/a.png"]
+    found = json.loads(about.read_text())
+    assert (found["images"], found["refused"], found["erased_masks"]) == (3, 1, 1)
+    assert found["of_several_frames"] == 2 and found["bfloat16"] is True
+    assert found.items() >= SOURCE.items() and "not a medical device" in found["notice"]
+    assert set(found["versions"]) == {"bundle", "monai", "torch", "numpy"}
+    assert datetime.fromisoformat(found["finished"]).tzinfo
+    # What was made otherwise is not gone on with
+    with pytest.raises(RuntimeError):
+        predict(table(folder), only=3)
+    assert not about.exists()
+    assert len(predict(table(folder, resume=True, component_threshold=0.7))) == 4
+    assert json.loads(about.read_text())["component_threshold"] == 0.7
 
 
 def test_an_image_without_row_and_reason_is_an_error_and_no_table_is_written(folder):
@@ -77,7 +111,7 @@ def test_an_image_without_row_and_reason_is_an_error_and_no_table_is_written(fol
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_an_error(folder):
-    with pytest.raises(ValueError, match="none of 4 images can be read"):
+    with pytest.raises(ValueError, match="none of 4 images can be predicted"):
         predict(table(folder), bad=[".png"])
 
 

@@ -1,5 +1,6 @@
 """Predictions in Python: the same as those of the command, for arrays of any kind, lists and threads."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -8,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import torch
 from PIL import Image
 
-from scripts.files import read_csv
-from scripts.predictor import Predictor
-from scripts.transforms import open_image, to_grey
+from breast_ultrasound.files import read_csv
+from breast_ultrasound.images import open_image, to_grey
+from breast_ultrasound.predictor import Predictor
+from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +117,73 @@ def test_files_and_options_that_do_not_fit_are_named(predictor, small_bundle, tm
         Predictor(small_bundle, ckpt_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("mask_threshold", float("nan")),
+        ("mask_threshold", 2),
+        ("component_threshold", 5),
+        ("smallest_fraction", 1.5),
+        ("amp", "yes"),
+        ("device", "quantum"),
+    ],
+)
+def test_values_are_checked_as_those_of_the_command(name, value, small_bundle):
+    with pytest.raises(ValueError, match=f"^{name} .*: give "):
+        Predictor(small_bundle, **{name: value})
+
+
+def test_what_is_no_image_is_named_and_tensors_are_images(predictor, small_bundle, images):
+    grey = to_grey(open_image(images[0]))
+    same(predictor(torch.from_numpy(grey.copy())), predictor(grey))
+    line = Predictor(small_bundle, predict_refused=True)(grey[:1])
+    assert line.mask.shape == (1, grey.shape[1]) and line.check == "refused"
+    with pytest.raises(ValueError, match="refused, .* x 1 pixels, too small; predict_refused=True"):
+        predictor(grey[:1])
+    for wrong, told in ((io.BytesIO(b"x"), "a BytesIO; pass a file"), (np.ma.masked_equal(grey, 0), "masked array")):
+        with pytest.raises(ValueError, match=told):
+            predictor(wrong)
+    with pytest.raises(ValueError, match="mask_threshold nan: give a number between 0 and 1"):
+        predictor.mask(np.zeros((3, 3), np.float32), mask_threshold=float("nan"))
+
+
+@pytest.mark.parametrize("name", ["weights #2", "(weights)", "@weights, all"])
+def test_weights_lie_in_folders_of_any_name(name, small_bundle, images, predictor, tmp_path):
+    bundle = shutil.copytree(small_bundle, tmp_path / name)
+    same(Predictor(bundle)(images[0]), predictor(images[0]))
+    same(Predictor(small_bundle, ckpt_dir=bundle / "models")(images[0]), predictor(images[0]))
+
+
 def test_options_are_those_of_inference(small_bundle, images):
-    everything = Predictor(small_bundle, mask_threshold=0.01, smallest_fraction=0, part_threshold=0)(images[0])
+    everything = Predictor(small_bundle, mask_threshold=0.01, smallest_fraction=0, component_threshold=0)(images[0])
     assert np.array_equal(everything.mask, everything.lesion_probability >= 0.01)
+
+
+def test_a_map_becomes_the_mask_at_any_knobs_as_a_predictor_with_these_knobs_makes_it(predictor, small_bundle, images):
+    different = 0
+    for number, file in enumerate(images):
+        found = predictor(file)
+        assert np.array_equal(predictor.mask(found.lesion_probability), found.mask)
+        knobs = [{"mask_threshold": 0.6}, {"smallest_fraction": 0.2}, {"component_threshold": 0.9}][number % 3]
+        mask = predictor.mask(found.lesion_probability, **knobs)
+        assert mask.dtype == bool and np.array_equal(mask, Predictor(small_bundle, **knobs)(file).mask)
+        different += not np.array_equal(mask, found.mask)
+    assert different
+
+
+def test_uncertainty_is_the_same_for_a_file_and_its_array(predictor, images):
+    values = [predictor.uncertainty(file) for file in images]
+    assert len(set(values)) > 3 and all(0 <= value <= 1 for value in values)
+    assert predictor.uncertainty(to_grey(open_image(images[0]))) == values[0]
+
+
+def test_what_was_computed_on_the_padded_image_comes_back_to_the_images_pixels(predictor):
+    grey = np.full((97, 131), 40, np.uint8)
+    grey[10:30, 80:120] = 240  # above, on the right
+    item = predictor.prepared(grey)
+    back = predictor.restored(item["image"].as_tensor(), item)
+    assert back.shape == grey.shape and back.dtype == np.float32
+    assert np.corrcoef(back.ravel(), grey.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.slow
@@ -129,8 +195,7 @@ def test_the_lines_of_the_model_card_run_from_the_package(images, tmp_path):
     (bundle,) = (tmp_path / "unpacked").iterdir()
     card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     lines = re.search(r"^```python\n(.*?Predictor.*?)^```$", card, re.MULTILINE | re.DOTALL).group(1)
-    shutil.copy(images[0], tmp_path / "image.png")
-    lines = lines.replace('"bundle"', repr(str(bundle)))
-    done = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
+    shutil.copy(images[0], bundle / "image.png")
+    done = subprocess.run([sys.executable, "-c", lines], cwd=bundle, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"(normal|benign|malignant) \{.*\} \d+", done.stdout)

@@ -13,22 +13,26 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from command_line import load_network, parse_bundle
-from conftest import ROOT
-from predictor_onnx import _as_model, _postprocessing, compare_with_bundle, metadata
+from tools.cli import load_network, parse_bundle
+from tools.exports import told
+from tools.predictor_onnx import _as_model, _postprocessing, compare_with_bundle, metadata
 
-from scripts.files import read_csv, sha256
-from scripts.predictor import Predictor
+from breast_ultrasound.calibration import NEUTRAL
+from breast_ultrasound.files import read_csv, sha256
+from breast_ultrasound.predictor import Predictor
+from breast_ultrasound.transforms import ClassResultd
+from conftest import ROOT
 
 SIZES = ((97, 131), (1024, 40), (20, 20), (64, 64), (250, 333))
 CALIBRATION = {"temperature": 2.5, "malignancy_threshold": 0.25, "unsure_below": 0.5}
+CALIBRATION["class_offsets"] = {"normal": -0.8, "benign": 0.6, "malignant": 0.2}
 BUSI = ROOT.parent / "shared/data/Dataset_BUSI_with_GT"
 RUNTIME = "onnxruntime-node@1.30.0"
 
 
 @pytest.fixture(scope="module")
 def models(small_bundle, tmp_path_factory):
-    """Weights on phantoms, with a calibration whose temperature is felt."""
+    """Weights on phantoms, with a calibration that is felt."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(small_bundle / "models", folder, dirs_exist_ok=True)
     content = {"weights_sha256": sha256(folder / "model.pt"), **CALIBRATION}
@@ -112,6 +116,25 @@ def test_int8_costs_the_predictor_no_more_than_the_network(exported):
 
 
 @pytest.mark.slow
+def test_without_a_data_set_come_the_files_that_need_none(exported, images, models, tmp_path):
+    command = [sys.executable, "scripts/export.py", "--ckpt_dir", models, "--output_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "INT8 and the comparison need images: give --dataset_dir" in done.stdout
+    names = {"model.ts", "model.onnx", "predictor.onnx"}
+    assert {file.name for file in tmp_path.iterdir()} == names | {"exports.json", "model.json", "run.json"}
+    weights = models / "model.pt"
+    assert json.loads((tmp_path / "run.json").read_text())["ckpt_dir_sha256"][str(weights)] == sha256(weights)
+    found = json.loads((tmp_path / "exports.json").read_text())
+    assert (
+        found["weights_sha256"] == sha256(models / "model.pt") and found["files"].keys() | found["predictors"] == names
+    )
+    image = cv2.imread(str(next(iter(images.iterdir()))), cv2.IMREAD_GRAYSCALE)
+    sessions = [onnxruntime.InferenceSession(folder / "predictor.onnx") for folder in (exported, tmp_path)]
+    for one, other in zip(*(session.run(None, {"image": image}) for session in sessions)):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.slow
 def test_an_image_of_one_grey_gets_no_answer(exported):
     for name in ("predictor", "predictor_int8"):
         session = onnxruntime.InferenceSession(exported / f"{name}.onnx")
@@ -135,15 +158,26 @@ def postprocessed(probabilities, **ids):
     return mask, 255 * rule({"pred": torch.from_numpy(lesion)[None]})["pred"][0].numpy()
 
 
+def test_class_probabilities_have_temperature_and_offsets_as_the_bundle_has_them():
+    parser = parse_bundle("inference", calibration={**NEUTRAL, **CALIBRATION})
+    session = onnxruntime.InferenceSession(_as_model(_postprocessing(parser), 10).SerializeToString())
+    shape, logits = np.array([40, 50]), np.array([[0.3, -1.2, 2.0]], np.float32)
+    inputs = {"image_shape": shape, "resized_shape": shape, "padded_before": 0 * shape}
+    inputs |= {"no_contrast": np.array(0, np.float32), "pred": np.zeros((1, 2, 50, 40), np.float32)}
+    found = session.run(None, {**inputs, "class_logits": logits})[2]
+    expected = ClassResultd(parser.get_parsed_content("class_names"), CALIBRATION)
+    assert found == pytest.approx(expected({"class_logits": torch.tensor(logits[0])})["class_probs"].numpy(), abs=1e-6)
+
+
 def test_of_two_parts_the_doubtful_or_small_one_is_erased():
     lesion = np.zeros((60, 90))
     lesion[5:25, 5:25], lesion[30:50, 40:80] = 0.9, 0.5
     lesion[55:57, 1:3] = 0.99
     for ids, kept in (
         ({}, [(5, 25, 5, 25)]),
-        ({"part_threshold": 0.0}, [(5, 25, 5, 25), (30, 50, 40, 80)]),
+        ({"component_threshold": 0.0}, [(5, 25, 5, 25), (30, 50, 40, 80)]),
         ({"smallest_fraction": 0.0}, [(5, 25, 5, 25), (55, 57, 1, 3)]),
-        ({"smallest_fraction": 0.1, "part_threshold": 0.0}, [(30, 50, 40, 80)]),
+        ({"smallest_fraction": 0.1, "component_threshold": 0.0}, [(30, 50, 40, 80)]),
         ({"mask_threshold": 0.995}, []),
     ):
         mask, expected = postprocessed(lesion, **ids)
@@ -159,7 +193,7 @@ def test_connected_parts_are_those_of_the_bundle_whatever_the_shape(shape):
     for sigma in (0.3, 1, 4):
         noise = cv2.GaussianBlur(random.normal(size=shape), (0, 0), sigma)
         lesion = 1 / (1 + np.exp(-2 * noise / (noise.std() or 1)))
-        for ids in ({}, {"part_threshold": 0.6, "smallest_fraction": 0.02}, {"mask_threshold": 0.5}):
+        for ids in ({}, {"component_threshold": 0.6, "smallest_fraction": 0.02}, {"mask_threshold": 0.5}):
             mask, expected = postprocessed(lesion, **ids)
             assert (mask == expected).all(), (sigma, ids)
 
@@ -169,11 +203,17 @@ def test_a_part_is_followed_through_every_turn():
     lesion[::2], lesion[1::4, -1], lesion[3::4, 0] = 0.9, 0.9, 0.9
     lesion[30:] *= 0.5
     for threshold, kept in ((0.66, True), (0.7, False)):  # the mean over all of it is 0.68
-        mask, expected = postprocessed(lesion, part_threshold=threshold)
+        mask, expected = postprocessed(lesion, component_threshold=threshold)
         assert (mask == expected).all() and (mask == 255 * kept * (lesion > 0)).all()
 
 
 @pytest.mark.slow
+def test_a_large_difference_of_one_pixel_is_told_with_the_share_of_pixels():
+    found = {"bytes": 4_000_000, "largest_probability_difference": 0.56, "differing_mask_pixels": 0.00154}
+    (line,) = told({"images": 3, "files": {"model_int8.onnx": found}, "predictors": {}})
+    assert line == "model_int8.onnx: 4.0 MB, at most 5.6e-01 from PyTorch, 0.15 % of the pixels of masks"
+
+
 def test_the_lines_of_the_model_card_run(exported, images, tmp_path):
     card = (ROOT / "bundle/docs/README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)

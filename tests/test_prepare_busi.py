@@ -13,19 +13,24 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import prepare_busi as command
 import pytest
-import split as split_module
-from command_line import run as run_command_line
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImaged
 from PIL import Image
+from preparation import conversion, pipeline
+from preparation import split as split_module
+from preparation.item import Item, Unusable
+from prepare_busi import prepare_busi
+from tools.cli import run as run_command_line
+
+from breast_ultrasound.images import EXTENSIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
 COUNTS = {"normal": 133, "benign": 437, "malignant": 210}
 CLASSES = list(COUNTS)
 HEIGHT, WIDTH = 40, 56
+FACTS = "busi_groups.csv"
 
 
 SCRIPT = ROOT / "scripts" / "prepare_busi.py"
@@ -75,12 +80,12 @@ def read_json(path):
 
 def items(output):
     datalist = read_json(output / "datalist.json")
-    return {item["sources"][0]: item for part in command.PARTS for item in datalist[part]}
+    return {item["sources"][0]: item for part in split_module.SPLITS for item in datalist[part]}
 
 
 def prepare(source, output, **options):
     """Prepare without leaving anything out; return the items by source file and the summary."""
-    command.prepare_busi(source, output, **{"split": "random", **options})
+    prepare_busi(source, output, **{"protocol": "random", **options})
     return items(output), read_json(output / "summary.json")
 
 
@@ -92,18 +97,18 @@ def hashes(folder):
     }
 
 
-def facts_as_pictures():
+def facts_as_images():
     """The published list as if all 780 images had been read and no further copy had been found on the pixels."""
     return [
-        command.Picture(f"{name}/{file}", name, [], file, group=row["group"], objection=row["objection"])
-        for (name, file), row in command.read_facts().items()
+        Item(f"{name}/{file}", name, [], file, group=row["group"], objection=row["objection"])
+        for (name, file), row in split_module.read_facts(FACTS).items()
     ]
 
 
 def kept(split):
-    pictures = facts_as_pictures()
-    command.leave_out(pictures, split)
-    return [picture for picture in pictures if not picture.left_out]
+    images = facts_as_images()
+    split_module.leave_out(images, split)
+    return [image for image in images if not image.left_out]
 
 
 # What the command writes
@@ -119,7 +124,9 @@ def test_the_command_writes_a_folder_that_is_complete_on_its_own(tmp_path):
     moved = (tmp_path / "out").rename(tmp_path / "elsewhere")
     assert {p.name for p in moved.iterdir()} == {"images", "labels", "datalist.json", "summary.json", "summary.txt"}
     assert (moved / "summary.txt").read_text(encoding="utf-8") == result.stdout
-    found = [item for part in command.PARTS for item in load_decathlon_datalist(moved / "datalist.json", True, part)]
+    found = [
+        item for part in split_module.SPLITS for item in load_decathlon_datalist(moved / "datalist.json", True, part)
+    ]
     assert len(found) == 12
     assert {Path(item["image"]) for item in found} == set((moved / "images").iterdir())
     assert {Path(item["label"]) for item in found} == set((moved / "labels").iterdir())
@@ -134,12 +141,6 @@ def test_the_command_writes_a_folder_that_is_complete_on_its_own(tmp_path):
             assert np.array_equal(np.asarray(loaded[key])[0].T, read(item[key]))
     text = "".join(path.read_text(encoding="utf-8") for path in moved.glob("*.*"))
     assert str(tmp_path) not in text and str(ROOT) not in text
-
-
-def test_the_shares_of_the_notebook_are_no_matter_for_other_pictures(tmp_path):
-    _, summary = prepare(make_source(tmp_path / "busi"), tmp_path / "out")
-    assert "57.2" not in json.dumps(summary)
-    assert summary["shares_percent"]["found"] == {"normal": 33.3, "benign": 33.3, "malignant": 33.3}
 
 
 def test_a_backslash_in_a_name_which_parts_folders_elsewhere_is_replaced(tmp_path):
@@ -185,15 +186,15 @@ COLOUR = np.dstack([MASK // 255 * 200, MASK * 0, MASK * 0])
 )
 def test_masks_of_any_mode_give_the_same_label(mask, name, tmp_path):
     save(tmp_path / name, mask)
-    found, repairs = command.read_mask(tmp_path / name)
-    assert np.array_equal(found, MASK > 0) and not repairs
+    found, repairs, cut = conversion.read_mask(tmp_path / name)
+    assert np.array_equal(found, MASK > 0) and not repairs and not cut
 
 
 def test_jpeg_noise_around_a_mask_is_no_lesion(tmp_path):
     save(tmp_path / "a_mask.jpg", MASK, quality=60)
     assert (read(tmp_path / "a_mask.jpg") % 255 > 0).any()
-    found, repairs = command.read_mask(tmp_path / "a_mask.jpg")
-    assert np.array_equal(found, MASK > 0) and repairs == ["greys around 0 and 255, cut at 127.5"]
+    found, repairs, cut = conversion.read_mask(tmp_path / "a_mask.jpg")
+    assert cut and np.array_equal(found, MASK > 0) and repairs == ["greys around 0 and 255, cut at 127.5"]
 
 
 GREY = noise(7)
@@ -210,17 +211,16 @@ RGB = np.dstack([GREY] * 3)
         (Image.fromarray(np.dstack([RGB, GREY])), "png", GREY, "transparency ignored"),
         (Image.fromarray(np.dstack([GREY, GREY])), "png", GREY, "transparency ignored"),
         (Image.fromarray(GREY).convert("CMYK"), "tif", GREY, ""),
-        (Image.fromarray(MASK).convert("1"), "png", MASK, "1-bit"),
         (Image.fromarray(np.array([[0, 1000], [2000, 4000]], np.uint16)), "png", [[0, 64], [128, 255]], "8 bits"),
         (Image.fromarray(np.array([[-1, 0], [0, 1]], np.int32)), "tif", [[0, 128], [128, 255]], "8 bits"),
         (Image.fromarray(np.array([[0, 0.2], [0.6, 1]], np.float32)), "tif", [[0, 51], [153, 255]], "8 bits"),
         (Image.fromarray(np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)), "png", [[76, 0]], "colour turned"),
     ],
-    ids=["L", "RGB", "P", "opaque", "RGBA", "LA", "CMYK", "1-bit", "16-bit", "32-bit", "float", "colour"],
+    ids=["L", "RGB", "P", "opaque", "RGBA", "LA", "CMYK", "16-bit", "32-bit", "float", "colour"],
 )
-def test_pictures_of_any_mode_become_8_bit_grey_and_repairs_are_told(image, suffix, expected, repair, tmp_path):
+def test_images_of_any_mode_become_8_bit_grey_and_repairs_are_told(image, suffix, expected, repair, tmp_path):
     save(tmp_path / f"a.{suffix}", image)
-    grey, repairs = command.read_grey(tmp_path / f"a.{suffix}")
+    grey, repairs = conversion.read_grey(tmp_path / f"a.{suffix}")
     assert grey.dtype == np.uint8 and np.array_equal(grey, expected)
     assert repair in repairs[0] if repair else not repairs
 
@@ -254,7 +254,7 @@ def test_a_lesion_without_any_mask_or_with_an_inverted_one_is_refused(tmp_path):
 def test_a_mask_that_two_images_share_is_named(tmp_path):
     source = make_source(tmp_path / "busi")
     Image.open(source / "benign" / "benign (2).png").save(source / "benign" / "benign (2).bmp")
-    _, summary = prepare(source, tmp_path / "out", split="random")
+    _, summary = prepare(source, tmp_path / "out", protocol="random")
     for name in ("benign (2).png", "benign (2).bmp"):
         assert "benign (2)_mask.png: of 2 images, check whose" in summary["repaired"][f"benign/{name}"]
 
@@ -270,22 +270,22 @@ def test_names_that_are_too_long_for_a_file_system_are_cut(tmp_path):
 
 def test_equal_names_do_not_overwrite_one_another(tmp_path):
     source = make_source(tmp_path / "busi")
-    pictures = {
+    files = {
         "benign/x.png": 1,
         "benign/x.jpg": 2,
         "benign/X.bmp": 3,
         "malignant/x.TIFF": 4,
         "normal/normal_x.png": 5,
     }
-    for seed, file in enumerate([*pictures, "normal/x.png"], start=900):
+    for seed, file in enumerate([*files, "normal/x.png"], start=900):
         save(source / file, noise(seed))
     for file in ("benign/x", "benign/X", "malignant/x"):
         save(source / f"{file}_mask.png", MASK)
     found, _ = prepare(source, tmp_path / "out")
-    images = {found[file]["image"].lower() for file in pictures}
+    images = {found[file]["image"].lower() for file in files}
     assert len(found) == 18 and len(images) == 5 and found["benign/benign (1).png"]["image"] == "images/benign (1).png"
     assert len(list((tmp_path / "out" / "images").iterdir())) == 18
-    for seed, file in enumerate(pictures, start=900):
+    for seed, file in enumerate(files, start=900):
         assert np.abs(read(tmp_path / "out" / found[file]["image"]).astype(int) - noise(seed)).max() < 12  # JPEG
     assert found["malignant/x.TIFF"]["image"] == "images/malignant_x.png"
 
@@ -305,7 +305,7 @@ def test_a_folder_named_like_a_number_is_a_folder(tmp_path):
     assert result.returncode == 0 and (tmp_path / "2024_01" / "datalist.json").exists(), result.stderr
 
 
-def test_folders_as_people_keep_them_give_the_same_pictures(tmp_path):
+def test_folders_as_people_keep_them_give_the_same_images(tmp_path):
     plain = make_source(tmp_path / "busi")
     prepare(plain, tmp_path / "expected")
     kept = shutil.copytree(plain, tmp_path / "Brust Ü 2")
@@ -314,11 +314,11 @@ def test_folders_as_people_keep_them_give_the_same_pictures(tmp_path):
     for path in list((kept / "malignant").iterdir()):
         path.rename(path.with_name(path.stem.replace("_mask", "_MASK") + ".PNG"))
     for name in ("Thumbs.db", ".DS_Store", "._benign (1).png", "desktop.ini"):
-        (kept / "Benign" / name).write_bytes(b"no picture")
+        (kept / "Benign" / name).write_bytes(b"no image")
     (kept / "__MACOSX").mkdir()
     (kept / "read me.txt").touch()
     (tmp_path / "link").symlink_to(kept, target_is_directory=True)
-    result = run("--source", "link", "--output_dir", "neu/größer als", "--split", "random", cwd=tmp_path)
+    result = run("--source", "link", "--output_dir", "neu/größer als", "--protocol", "random", cwd=tmp_path)
     assert result.returncode == 0 and "Refused" not in result.stdout, result.stderr
     made, expected = hashes(tmp_path / "neu" / "größer als"), hashes(tmp_path / "expected")
     assert len(made) == len(expected) == 27
@@ -343,7 +343,7 @@ def refused_source(folder):
     (benign / "benign (1).png").write_bytes(b"")
     whole = (benign / "benign (2).png").read_bytes()
     (benign / "benign (2).png").write_bytes(whole[: len(whole) // 2])
-    (benign / "benign (3)_mask.png").write_bytes(b"no picture")
+    (benign / "benign (3)_mask.png").write_bytes(b"no image")
     save(benign / "benign (4)_mask.png", box(5, 10, 15, 30)[:-1])
     save(benign / "benign (5)_mask.png", box(0, 0, 0, 0))
     (benign / "benign (6).png").unlink()
@@ -351,7 +351,7 @@ def refused_source(folder):
     (benign / "Thumbs.db").write_bytes(b"")
     return [
         "benign/benign (1).png: empty file (0 bytes); copy it again or save it as a grey PNG",
-        "benign/benign (2).png: Truncated File Read; " "copy it again or save it as a grey PNG",
+        "benign/benign (2).png: Truncated File Read; copy it again or save it as a grey PNG",
         "benign/benign (3).png: its mask benign/benign (3)_mask.png: not PNG, JPEG, BMP, TIFF, WebP or GIF; "
         "copy it again or save it as a grey PNG",
         "benign/benign (4).png: its mask benign/benign (4)_mask.png is 56x39, its image 56x40 pixels; "
@@ -359,7 +359,8 @@ def refused_source(folder):
         "benign/benign (5).png: its mask benign/benign (5)_mask.png is empty, but the class is benign; "
         "draw or remove the mask",
         "benign/benign (6)_mask.png: mask without an image; add the image or remove the mask",
-        "benign/scan.dcm: not an image file (.png .jpg .jpeg .bmp .tif .tiff .webp .gif); convert it or move it out",
+        "benign/scan.dcm: not an image file (.png .jpg .jpeg .bmp .tif .tiff .webp .gif); "
+        "--layout dicom converts it or move it out",
     ]
 
 
@@ -388,8 +389,8 @@ def test_strict_stops_at_unusable_files_names_all_and_writes_nothing(tmp_path):
 def test_a_file_that_the_system_cannot_read_is_refused_with_the_reason(tmp_path, monkeypatch):
     save(tmp_path / "a.png", noise(1))
     monkeypatch.setattr(Image, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    with pytest.raises(command.Unusable, match="^Permission denied; copy it again"):
-        command.read_grey(tmp_path / "a.png")
+    with pytest.raises(Unusable, match="^Permission denied; copy it again"):
+        conversion.read_grey(tmp_path / "a.png")
 
 
 def test_damage_at_which_pillow_raises_no_oserror_is_refused_too(tmp_path):
@@ -401,21 +402,21 @@ def test_damage_at_which_pillow_raises_no_oserror_is_refused_too(tmp_path):
     (tmp_path / "a.tif").write_bytes(data + bytes(6))
     with pytest.raises(TypeError):
         Image.open(tmp_path / "a.tif").n_frames
-    with pytest.raises(command.Unusable, match="copy it again"):
-        command.read_grey(tmp_path / "a.tif")
+    with pytest.raises(Unusable, match="copy it again"):
+        conversion.read_grey(tmp_path / "a.tif")
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_every_truncation_of_a_picture_is_refused_or_harmless(tmp_path):
-    for suffix in command.EXTENSIONS:
+def test_every_truncation_of_an_image_is_refused_or_harmless(tmp_path):
+    for suffix in EXTENSIONS:
         save(tmp_path / f"whole{suffix}", noise(3))
         whole = (tmp_path / f"whole{suffix}").read_bytes()
-        expected, _ = command.read_grey(tmp_path / f"whole{suffix}")
+        expected, _ = conversion.read_grey(tmp_path / f"whole{suffix}")
         for length in range(0, len(whole), max(1, len(whole) // 60)):
             (tmp_path / f"cut{suffix}").write_bytes(whole[:length])
             try:
-                grey, _ = command.read_grey(tmp_path / f"cut{suffix}")
-            except command.Unusable:
+                grey, _ = conversion.read_grey(tmp_path / f"cut{suffix}")
+            except Unusable:
                 continue
             assert np.array_equal(grey, expected)
 
@@ -424,7 +425,7 @@ def empty(folder):
     folder.mkdir()
 
 
-def no_pictures(folder):
+def no_images(folder):
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
 
@@ -443,7 +444,7 @@ def all_broken(folder):
     (folder / "benign" / "a.png").write_bytes(b"")
 
 
-def two_pictures(folder):
+def two_images(folder):
     for k in (1, 2):
         save(folder / "normal" / f"{k}.png", noise(k))
 
@@ -472,11 +473,11 @@ def output_is_a_file(folder):
         (lambda folder: None, {}, "busi: no such folder; pass the folder that holds normal, benign, malignant"),
         (empty, {}, "busi: none of the folders normal, benign, malignant in it; pass the folder that holds"),
         (one_level_up, {}, "in it; pass {busi}/Dataset_BUSI_with_GT as --source"),
-        (no_pictures, {}, "busi: no image (.png .jpg .jpeg .bmp .tif .tiff .webp .gif) in its class folders"),
+        (no_images, {}, "busi: no image (.png .jpg .jpeg .bmp .tif .tiff .webp .gif) of this layout in it"),
         (unknown_class, {}, "bening: no class; rename it to one of normal, benign, malignant or move it out"),
         (all_broken, {}, "busi: none of its images can be used; the first: benign/a.png: empty file"),
-        (two_pictures, {}, "2 groups cannot fill 3 parts; add images"),
-        (one_of_each, {}, "3 groups cannot fill 3 parts; add images"),
+        (two_images, {}, "2 groups cannot fill 3 splits; add images"),
+        (one_of_each, {}, "3 groups cannot fill 3 splits; add images"),
         (half_written, {}, "out: half-written, or made by something else; remove it or choose another --output_dir"),
         (prepared, {}, "out: exists; remove it or choose another --output_dir"),
         (output_is_a_file, {}, "out: not a folder; choose another --output_dir"),
@@ -497,8 +498,9 @@ def output_is_a_file(folder):
             "lies inside the source {busi} or holds it; choose another --output_dir",
         ),
         (make_source, {"folds": 5}, "--folds 5: class normal has no more groups than 4; pass fewer folds or add"),
-        (make_source, {"folds": 1}, "--folds 1: pass 0 for one split in three, or 2 or more"),
-        (make_source, {"split": "patient"}, "--split patient: pass one of clean, grouped, random"),
+        (make_source, {"folds": 1}, "--folds 1: pass 0 for one split in three, 2 or more, or official"),
+        (make_source, {"protocol": "patient"}, "--protocol patient: should be 'clean', 'grouped' or 'random'"),
+        (make_source, {"folds": "official"}, "--folds official: should be a valid integer"),
         (make_source, {"seed": -1}, "--seed -1: pass a whole number from 0 to 4294967295"),
     ],
 )
@@ -510,7 +512,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing_behind(make, options, mes
     arguments = [f"--{name}={str(value).format(busi=source)}" for name, value in options.items()]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     with pytest.raises(SystemExit) as stopped:
-        run_command_line(command.prepare_busi)
+        run_command_line(prepare_busi)
     line = stopped.value.code
     assert line.startswith("prepare_busi: ") and message.format(busi=source) in line and "\n" not in line
     assert hashes(tmp_path) == before and not list(tmp_path.glob(".*"))
@@ -519,7 +521,7 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing_behind(make, options, mes
 def test_a_full_disk_leaves_no_output(tmp_path, monkeypatch):
     source, output = make_source(tmp_path / "busi"), tmp_path / "out"
     monkeypatch.setattr(
-        command, "write_files", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        pipeline, "write_files", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     with pytest.raises(OSError, match="out: No space left on device; nothing was written"):
         prepare(source, output)
@@ -542,7 +544,7 @@ def test_a_run_that_is_cut_off_leaves_no_output_and_the_next_one_says_what_to_do
     prepare(source, tmp_path / "expected")
     slow = source / "malignant" / "zz.png"  # comes last and takes seconds
     save(slow, np.random.RandomState(0).randint(0, 256, (6000, 6000)).astype(np.uint8), compress_level=1)
-    arguments = [sys.executable, SCRIPT, "--source", source, "--output_dir", output, "--split", "random"]
+    arguments = [sys.executable, SCRIPT, "--source", source, "--output_dir", output, "--protocol", "random"]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     # A CI job in the background of a shell passes on that Ctrl-C is ignored.
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -578,9 +580,9 @@ def test_copies_stay_in_one_part_and_copies_across_classes_are_left_out(tmp_path
     for name, larger in (("copy", 4), ("mirrored", 0)):
         save(source / "benign" / f"{name}_mask.png", np.pad(MASK, (0, larger)))
     save(source / "normal" / "copy of malignant.jpg", noise(203))
-    found, summary = prepare(source, tmp_path / "out", split="grouped")
+    found, summary = prepare(source, tmp_path / "out", protocol="grouped")
     copies = [found[f"benign/{name}.png"]["group"] for name in ("benign (1)", "copy", "mirrored")]
-    assert len(set(copies)) == 1 and summary["groups_of_several_pictures"] == 1
+    assert len(set(copies)) == 1 and summary["groups_of_several_images"] == 1
     assert set(summary["left_out"]) == {"normal/copy of malignant.jpg", "malignant/malignant (3).png"}
     assert set(summary["left_out"].values()) == {"scan stands in several classes"}
     assert not (tmp_path / "out" / "images" / "malignant (3).png").exists()
@@ -599,53 +601,55 @@ def test_an_image_of_one_grey_alone_is_refused_by_name(tmp_path):
 
 
 def test_the_published_list_is_used_where_name_and_size_agree_and_the_folder_is_busi():
-    facts = command.read_facts()
+    facts = split_module.read_facts(FACTS)
 
-    def pictures(wrong=0):
+    def images(wrong=0):
         """A twelfth of BUSI, every `wrong`-th of another size, and an image that the list does not know."""
         made = [
-            command.Picture(f"{name}/{file}", name, [], size=(int(row["width"]), int(row["height"])))
+            Item(f"{name}/{file}", name, [], size=(int(row["width"]), int(row["height"])))
             for (name, file), row in list(facts.items())[::12]
         ]
-        for picture in made[::wrong] if wrong else []:
-            picture.size = (500, 500)
-        made.append(command.Picture("benign/my own.png", "benign", [], size=(400, 300)))
-        for seed, picture in enumerate(made):
-            picture.thumb = noise(seed, 48, 48)
-        command.join_groups(made, facts)
+        for image in made[::wrong] if wrong else []:
+            image.size = (500, 500)
+        made.append(Item("benign/my own.png", "benign", [], size=(400, 300)))
+        for seed, image in enumerate(made):
+            image.thumb = noise(seed, 48, 48)
+        split_module.apply_facts(made, facts)
+        split_module.join_groups(made, "clean")
         return made
 
-    *listed, own = pictures()
-    for picture in listed:
-        row = facts[picture.class_name, Path(picture.file).name]
-        assert (picture.group, picture.objection) == (row["group"], row["objection"])
+    *listed, own = images()
+    for image in listed:
+        row = facts[image.class_name, Path(image.file).name]
+        assert (image.group, image.objection) == (row["group"], row["objection"])
     assert own.group.startswith("P") and own.burned_in_marks is None
-    known = [picture.group[0] for picture in pictures(wrong=20)]  # some were cropped: the list holds for the others
+    known = [image.group[0] for image in images(wrong=20)]  # some were cropped: the list holds for the others
     assert Counter(known) == {"G": 61, "P": 5}
-    assert {picture.group[0] for picture in pictures(wrong=4)} == {"P"}  # a quarter of another size: another set
+    assert {image.group[0] for image in images(wrong=4)} == {"P"}  # a quarter of another size: another set
 
 
 def test_a_copy_joins_two_published_groups_and_bears_the_first_name():
-    facts = command.read_facts()
+    facts = split_module.read_facts(FACTS)
     files = [("benign", "benign (1).png"), ("benign", "benign (2).png"), ("benign", "benign (3).png")]
-    pictures = [
-        command.Picture(
+    images = [
+        Item(
             f"{c}/{f}", c, [], size=tuple(int(facts[c, f][key]) for key in ("width", "height")), thumb=noise(n, 48, 48)
         )
         for (c, f), n in zip(files, (1, 2, 1))
     ]
-    command.join_groups(pictures, facts)
-    assert [picture.group for picture in pictures] == ["G0001", "G0002", "G0001"]
+    split_module.apply_facts(images, facts)
+    split_module.join_groups(images, "clean")
+    assert [image.group for image in images] == ["G0001", "G0002", "G0001"]
 
 
 def test_a_scan_listed_in_several_classes_is_left_out_even_where_its_other_side_is_missing():
-    one_side = [picture for picture in facts_as_pictures() if picture.file == "benign/benign (42).png"]
-    command.leave_out(one_side, "grouped")
-    assert [picture.left_out for picture in one_side] == ["scan stands in several classes"]
+    one_side = [image for image in facts_as_images() if image.file == "benign/benign (42).png"]
+    split_module.leave_out(one_side, "grouped")
+    assert [image.left_out for image in one_side] == ["scan stands in several classes"]
 
 
 def test_the_list_of_facts_holds_what_was_published():
-    facts = command.read_facts().values()
+    facts = split_module.read_facts(FACTS).values()
     assert Counter(row["class"] for row in facts) == COUNTS
     assert Counter(row["objection"] for row in facts) == {"": 684, "axilla": 70, "multiclass": 19, "needle": 7}
     classes = {}
@@ -654,33 +658,33 @@ def test_the_list_of_facts_holds_what_was_published():
     assert len(classes) == 587 and sum(len(found) > 1 for found in classes.values()) == 8
     for row in facts:
         assert (row["objection"] == "multiclass") == (len(classes[row["group"]]) > 1)
-    head = split_module.FACTS.read_text(encoding="utf-8")
+    head = Path(split_module.__file__).with_name(FACTS).read_text(encoding="utf-8")
     assert "10.17632/k8t3gnx9h6.1" in head and "CC BY 4.0" in head
 
 
 @pytest.mark.parametrize("split, number", [("random", 780), ("grouped", 761), ("clean", 684)])
-def test_each_split_keeps_the_pictures_it_should(split, number):
+def test_each_split_keeps_the_images_it_should(split, number):
     assert len(kept(split)) == number
 
 
 def test_random_is_stratified_546_117_117():
     for seed in range(20):
-        parts = command.make_datalists(kept("random"), "random", 0, seed)["datalist.json"]
+        parts = split_module.make_datalists(kept("random"), "random", 0, seed, CLASSES)["datalist.json"]
         assert {part: len(found) for part, found in parts.items()} == {
             "training": 546,
             "validation": 117,
             "testing": 117,
         }
         for part, found in parts.items():
-            for name, number in Counter(picture.class_name for picture in found).items():
-                assert abs(number - command.PARTS[part] * COUNTS[name]) < 1
+            for name, number in Counter(image.class_name for image in found).items():
+                assert abs(number - split_module.SPLITS[part] * COUNTS[name]) < 1
 
 
 @pytest.mark.parametrize("split", ["grouped", "clean"])
 def test_no_group_crosses_and_class_shares_hold_for_200_seeds(split):
-    pictures = kept(split)
-    classes = np.array([CLASSES.index(picture.class_name) for picture in pictures])
-    groups = np.array([picture.group for picture in pictures])
+    images = kept(split)
+    classes = np.array([CLASSES.index(image.class_name) for image in images])
+    groups = np.array([image.group for image in images])
     whole, drawn = np.bincount(classes), set()
     for seed in range(200):
         for shares in ([0.7, 0.15, 0.15], [0.2] * 5):
@@ -717,28 +721,28 @@ def test_a_large_group_of_one_class_does_not_pull_the_others_off():
 
 def test_a_group_in_two_parts_would_be_noticed(monkeypatch):
     monkeypatch.setattr(split_module, "allocate", lambda classes, *_: np.arange(len(classes)) % 3)
-    with pytest.raises(RuntimeError, match="a group stands in several parts"):
-        command.make_datalists(kept("clean"), "clean", 0, 0)
+    with pytest.raises(RuntimeError, match="a group stands in several splits"):
+        split_module.make_datalists(kept("clean"), "clean", 0, 0, CLASSES)
 
 
 @pytest.mark.parametrize("split", ["random", "clean"])
-def test_folds_test_every_picture_once_and_never_leak(split):
-    pictures = kept(split)
-    files = command.make_datalists(pictures, split, 5, 3)
+def test_folds_test_every_image_once_and_never_leak(split):
+    images = kept(split)
+    files = split_module.make_datalists(images, split, 5, 3, CLASSES)
     assert list(files) == ["datalist.json", *(f"datalist_fold_{k}.json" for k in range(5))]
     folds = files.pop("datalist.json")
-    assert sorted(p.name for fold in folds.values() for p in fold) == sorted(p.name for p in pictures)
+    assert sorted(p.name for fold in folds.values() for p in fold) == sorted(p.name for p in images)
     for (name, fold), lists in zip(folds.items(), files.values()):
         assert lists["testing"] == fold
-        assert sum(map(len, lists.values())) == len(pictures)
-        assert abs(len(lists["validation"]) - (len(pictures) - len(fold)) / 8) < 1
+        assert sum(map(len, lists.values())) == len(images)
+        assert abs(len(lists["validation"]) - (len(images) - len(fold)) / 8) < 1
         unit = (lambda p: p.name) if split == "random" else (lambda p: p.group)
-        groups = [{unit(picture) for picture in found} for found in lists.values()]
+        groups = [{unit(image) for image in found} for found in lists.values()]
         assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
 
 
 def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
-    command.prepare_busi(make_source(tmp_path / "busi", 5), tmp_path / "out", folds=3)
+    prepare_busi(make_source(tmp_path / "busi", 5), tmp_path / "out", folds=3)
     names = {}
     for k in range(3):
         fold = load_decathlon_datalist(tmp_path / "out" / "datalist.json", True, f"fold_{k}")
@@ -746,7 +750,7 @@ def test_the_fold_lists_are_written_and_read_by_monai(tmp_path):
         names.update({item["image"]: k for item in fold})
     assert len(names) == 15 and all(Path(name).exists() for name in names)
     with pytest.raises(FileExistsError, match="out: exists; remove it"):
-        command.prepare_busi(tmp_path / "busi", tmp_path / "out")
+        prepare_busi(tmp_path / "busi", tmp_path / "out")
 
 
 # The real set, where a development checkout has it
@@ -771,24 +775,23 @@ def real(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_real_set_has_780_pictures_798_masks_17_of_them_merged(real):
-    output = real("--split", "random")
+def test_the_real_set_has_780_images_798_masks_17_of_them_merged(real):
+    output = real("--protocol", "random")
     summary = read_json(output / "summary.json")
     assert summary["counts"]["found"] == summary["counts"]["used"] == COUNTS
-    assert "57.2/17.1/25.7 %" in summary["notes"][0] and "56.0/26.9/17.1 %" in summary["notes"][0]
     assert summary["shares_percent"]["found"] == {"normal": 17.1, "benign": 56.0, "malignant": 26.9}
     assert summary["masks"] == 798 and len(summary["merged_masks"]) == 17
     assert not summary["refused"] and not summary["left_out"] and summary["in_published_list"] == 780
     assert set(summary["repaired"].values()) == {"colour turned to grey"} and len(summary["repaired"]) == 16
-    assert summary["groups"] == 587 and summary["groups_in_several_parts"] > 50  # why random is not the default
-    parts = [load_decathlon_datalist(output / "datalist.json", True, part) for part in command.PARTS]
+    assert summary["groups"] == 587 and summary["groups_in_several_splits"] > 50  # why random is not the default
+    parts = [load_decathlon_datalist(output / "datalist.json", True, part) for part in split_module.SPLITS]
     assert [len(part) for part in parts] == [546, 117, 117]
     assert len({item["image"] for part in parts for item in part}) == 780
 
 
 @pytest.mark.slow
 def test_every_label_of_the_real_set_is_the_union_of_its_masks(real):
-    output = real("--split", "random")
+    output = real("--protocol", "random")
     for item in items(output).values():
         image, label = read(output / item["image"]), read(output / item["label"])
         union = np.zeros(image.shape, bool)
@@ -800,28 +803,32 @@ def test_every_label_of_the_real_set_is_the_union_of_its_masks(real):
 
 @pytest.mark.slow
 def test_on_the_real_set_the_pixels_join_no_group_that_the_list_keeps_apart(real):
-    facts = command.read_facts()
-    for file, item in items(real("--split", "random")).items():
+    facts = split_module.read_facts(FACTS)
+    for file, item in items(real("--protocol", "random")).items():
         assert item["group"] == facts[item["class_name"], Path(file).name]["group"]
 
 
 @pytest.mark.slow
-def test_the_default_split_of_the_real_set_is_clean_and_keeps_684_pictures(real):
+def test_the_default_split_of_the_real_set_is_clean_and_keeps_684_images(real):
     summary = read_json(real() / "summary.json")
-    assert summary["split"] == "clean" and summary["counts"]["used"] == {"normal": 102, "benign": 399, "malignant": 183}
+    assert summary["protocol"] == "clean" and summary["counts"]["used"] == {
+        "normal": 102,
+        "benign": 399,
+        "malignant": 183,
+    }
     reasons = {"scan stands in several classes": 19, "axilla": 70, "needle": 7}
     assert Counter(summary["left_out"].values()) == reasons
-    parts = [load_decathlon_datalist(real() / "datalist.json", True, part) for part in command.PARTS]
+    parts = [load_decathlon_datalist(real() / "datalist.json", True, part) for part in split_module.SPLITS]
     assert [len(part) for part in parts] == [479, 103, 102]
-    assert summary["groups"] == 529 and summary["groups_in_several_parts"] == 0
+    assert summary["groups"] == 529 and summary["groups_in_several_splits"] == 0
     # The very split that the shipped weights were trained on
-    assert read_json(real() / "datalist.json") == read_json(ROOT / "results/splits/clean_datalist.json")
+    assert read_json(real() / "datalist.json") == read_json(ROOT / "study/results/splits/clean_datalist.json")
     assert {Path(item["image"]) for part in parts for item in part} == set((real() / "images").iterdir())
 
 
 @pytest.mark.slow
-def test_grouped_folds_of_the_real_set_test_761_pictures_once(real):
-    output = real("--split", "grouped", "--folds", 5)
+def test_grouped_folds_of_the_real_set_test_761_images_once(real):
+    output = real("--protocol", "grouped", "--folds", 5)
     folds = [load_decathlon_datalist(output / "datalist.json", True, f"fold_{k}") for k in range(5)]
     assert sorted(map(len, folds)) == [152, 152, 152, 152, 153]
     groups = [{item["group"] for item in fold} for fold in folds]

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import show_predictions
 import torch
-from conftest import ROOT
 from monai.bundle import ConfigParser
-from pages.grad_cam import Explainer, GradCAM, score
 from PIL import Image
+from show_predictions import show_predictions
+from tools import drawings
+from tools.grad_cam import Explainer, GradCAM, score
+
+from conftest import ROOT
 
 COLUMNS = ["filename", "class", "p_normal", "p_benign", "p_malignant", "lesion_area_px"]
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Pictures of 40 x 60 pixels with predicted and true masks: one alone, two that share a stem."""
+    """Images of 40 x 60 pixels with predicted and true masks: one alone, two that share a stem."""
     for name in ("images", "labels", "pre dictions"):
         (tmp_path / name).mkdir()
     rows = []
@@ -47,7 +49,15 @@ def test_outlines_stand_where_the_masks_are(folders):
     done = run(folders, "--labels", str(folders / "labels"))
     assert done.returncode == 0, done.stderr
     drawings = folders / "drawings"
-    assert sorted(f.name for f in drawings.iterdir()) == ["a.png", "b.jpg.png", "b.png.png", "index.html", "plain"]
+    assert sorted(f.name for f in drawings.iterdir()) == [
+        "a.png",
+        "b.jpg.png",
+        "b.png.png",
+        "index.html",
+        "plain",
+        "run.json",
+    ]
+    assert "true in white" in (drawings / "index.html").read_text()
     drawn = np.asarray(Image.open(drawings / "a.png").convert("RGB")).astype(int)
     assert drawn.shape[0] > 40 and drawn.shape[1] >= 60  # the strip of text stands below
     assert drawn[40:, 100:].max() > 100  # and reaches beyond a narrow image
@@ -58,7 +68,7 @@ def test_outlines_stand_where_the_masks_are(folders):
     assert plain.shape == drawn.shape and (plain[:40, :60] == 90).all()
 
 
-def test_pictures_are_read_and_named_as_by_the_inference(folders):
+def test_images_are_read_and_named_as_by_the_inference(folders):
     (folders / "images" / "a.png").rename(folders / "images" / "a.png.jpg")  # its outputs are called a.png...
     deep = np.full((40, 60), 2000, np.uint16)
     deep[0, 0] = 4000
@@ -72,18 +82,24 @@ def test_pictures_are_read_and_named_as_by_the_inference(folders):
     Image.new("L", (60, 40)).save(folders / "pre dictions" / "a_seg.png")
     done = run(folders)
     assert done.returncode == 0, done.stderr
-    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["a.png", "a.png.png", "index.html", "plain"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == [
+        "a.png",
+        "a.png.png",
+        "index.html",
+        "plain",
+        "run.json",
+    ]
     grey = np.asarray(Image.open(folders / "drawings" / "a.png").convert("L"))
     assert abs(int(grey[20, 20]) - 128) <= 1  # 2000 of 4000
 
 
 def test_what_cannot_be_drawn_is_named(folders):
-    (folders / "images" / "a.png").write_bytes(b"no picture")
+    (folders / "images" / "a.png").write_bytes(b"no image")
     (folders / "pre dictions" / "b.jpg_seg.png").unlink()
     done = run(folders)
     assert done.returncode == 0, done.stderr
     assert "a.png: left out" in done.stdout + done.stderr and "b.jpg: left out" in done.stdout + done.stderr
-    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["b.png.png", "index.html", "plain"]
+    assert sorted(f.name for f in (folders / "drawings").iterdir()) == ["b.png.png", "index.html", "plain", "run.json"]
     assert "a.png: left out" in (folders / "drawings" / "index.html").read_text()
 
 
@@ -102,12 +118,12 @@ def test_wrong_values_are_refused_before_any_drawing(folders, options, message, 
     places = {"predictions": Path("pre dictions"), "images": Path("images"), "output_dir": Path("drawings")}
     before = (folders / "images" / "a.png").read_bytes()
     with pytest.raises((OSError, ValueError), match=message):
-        show_predictions.show_predictions(**places | options)
+        show_predictions(**places | options)
     assert (folders / "images" / "a.png").read_bytes() == before and not (folders / "drawings").exists()
 
 
 def rows_by_name(folders, **options):
-    found, _ = show_predictions.read_rows(folders / "pre dictions", folders, options.get("datalist"))
+    found, _ = drawings.read_rows(folders / "pre dictions", options.get("datalist"))
     return {row["filename"]: row for row in found}
 
 
@@ -127,30 +143,28 @@ def test_true_classes_come_from_the_datalist_and_errors_follow(folders):
         ("b.jpg", None, [], None),
     ):
         row = dict(rows[name])
-        show_predictions.measure(row, mask, true)
+        drawings.measure(row, mask, true)
         assert (row["errors"], row.get("dice"), row["predicted_area_px"]) == (errors, dice, 400), name
     row = dict(rows["a.png"]) | {"class": "benign"}
-    show_predictions.measure(row, mask, mask)
+    drawings.measure(row, mask, mask)
     assert row["errors"] == ["wrong class", "missed malignant"]
 
 
-def test_an_evaluation_takes_the_limit_of_unsure_from_the_weights_that_it_measured(folders, capsys):
+def test_an_evaluation_is_marked_by_the_limits_that_it_was_made_with(folders):
     place = folders / "pre dictions"
     (place / "predictions.csv").unlink()
     columns = ["filename", "true_class", "predicted_class", "p_normal", "p_benign", "p_malignant"]
     rows = [["a.png", "malignant", "benign", 0.2, 0.5, 0.3, 400, 0.25], ["b.png", "", "normal", 0.9, 0.1, 0, 0, 1]]
-    with open(place / "pictures.csv", "w", newline="") as file:
+    with open(place / "images.csv", "w", newline="") as file:
         csv.writer(file).writerows([[*columns, "true_area_px", "dice"], *rows])
-    (place / "metrics.json").write_text(json.dumps({"weights_sha256": "1", "malignancy_threshold": 0.3}))
-    (folders / "calibration.json").write_text(json.dumps({"weights_sha256": "1", "unsure_below": 0.6}))
+    (place / "metrics.json").write_text(json.dumps({"malignancy_threshold": 0.3, "unsure_below": 0.6}))
     found = rows_by_name(folders)
     assert [(r["suspicious"], r["unsure"], r["dice"]) for r in found.values()] == [
         ("yes", "yes", 0.25),
         ("no", "no", 1),
     ]
-    (folders / "calibration.json").write_text(json.dumps({"weights_sha256": "2", "unsure_below": 0.6}))
-    assert {row["unsure"] for row in rows_by_name(folders).values()} == {""}
-    assert "of other weights, so that no class can be marked unsure" in capsys.readouterr().out
+    (place / "metrics.json").write_text(json.dumps({"malignancy_threshold": None, "unsure_below": None}))
+    assert {(row["suspicious"], row["unsure"]) for row in rows_by_name(folders).values()} == {("", "")}
     for file in place.glob("*_seg.png"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match="without masks; run it with --save_masks True"):
@@ -181,7 +195,7 @@ def test_maps_are_drawn_and_scored_on_request(folders, weights):
     with open(folders / "drawings" / "grad_cam.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     content = json.loads((folders / "drawings" / "grad_cam.json").read_text())
-    assert content["pictures"] == len(rows) == 3 and "not a medical device" in content["notice"]
+    assert content["images"] == len(rows) == 3 and "not a medical device" in content["notice"]
     for name in ("pointing_game", "energy_inside", "chance"):
         assert content[name] == pytest.approx(np.mean([float(row[name]) for row in rows]), abs=1e-6)
     assert content["chance"] == pytest.approx(400 / 2400)
@@ -201,22 +215,22 @@ class Copy(torch.nn.Module):
         return {"pred": torch.cat([-x, x], 1), "class_logits": x.mean((2, 3)).repeat(1, 3)}
 
 
-def test_maps_lie_on_the_picture_as_it_stands(weights, tmp_path):
-    picture = np.full((50, 90), 40, np.uint8)
-    picture[5:15, 60:80] = 240  # above, on the right
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_maps_lie_on_the_image_as_it_stands(weights, tmp_path):
+    image = np.full((50, 90), 40, np.uint8)
+    image[5:15, 60:80] = 240  # above, on the right
+    Image.fromarray(image).save(tmp_path / "a.png")
     explainer = Explainer(weights, image_size=64)
     probability = explainer.lesion_probability(tmp_path / "a.png")
     explainer.grad_cam(tmp_path / "a.png", "benign")
     # MONAI's Grad-CAM switches between training and evaluation.
     assert np.array_equal(probability, explainer.lesion_probability(tmp_path / "a.png"))
-    explainer.network = network = Copy()
+    explainer.predictor.network = network = Copy()
     scores = torch.nn.Sequential(network)
     scores.forward = lambda x: network(x)["class_logits"]
     explainer.cam = GradCAM(scores.eval(), "0.layer", postprocessing=lambda x: x)
-    bright = picture > 100
+    bright = image > 100
     for heat in (explainer.grad_cam(tmp_path / "a.png", "benign"), explainer.lesion_probability(tmp_path / "a.png")):
-        assert heat.shape == picture.shape
+        assert heat.shape == image.shape
         assert bright[np.unravel_index(heat.argmax(), heat.shape)]
         found = heat > heat.max() / 2
         assert (found & bright).sum() / (found | bright).sum() > 0.7  # what was padded is cut off again
@@ -233,16 +247,18 @@ def test_the_score_of_a_map_is_that_of_its_definition():
     assert score(np.ones((10, 20)), mask)["energy_inside"] == pytest.approx(0.1)
 
 
-def test_without_the_truth_the_page_begins_with_its_table_and_limits_are_told_where_they_explain_the_rows(folders):
+def test_without_the_truth_the_page_begins_with_its_table_and_its_limits_are_those_of_the_run(folders):
     rows = [["a.png", "solid", 0.2, 0.8, 400, "no"], ["b.png", "<fluid>", 0.55, 0.45, 400, "yes"]]
     with open(folders / "pre dictions" / "predictions.csv", "w", newline="") as file:
         csv.writer(file).writerows([["filename", "class", "p_<fluid>", "p_solid", "lesion_area_px", "unsure"], *rows])
-    (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.6, "malignancy_threshold": 0.3}))
-    assert run(folders, "--ckpt_dir", str(folders)).returncode == 0
+    about = {"unsure_below": 0.6, "malignancy_threshold": None}
+    (folders / "pre dictions" / "predictions.json").write_text(json.dumps(about))
+    assert run(folders).returncode == 0
     html = (folders / "drawings" / "index.html").read_text()
     assert html.count("<h2") == 1 and "All images" in html and "<fluid>" not in html and "&lt;fluid&gt;" in html
     assert "largest probability below 0.600" in html and "no stored limit of malignancy" in html
     assert "Dice" not in html.split("<main>")[1].split("</main>")[0] and "benign" not in html
-    (folders / "calibration.json").write_text(json.dumps({"unsure_below": 0.5}))  # another network's
-    assert run(folders, "--ckpt_dir", str(folders)).returncode == 0
-    assert "no stored limit of doubt" in (folders / "drawings" / "index.html").read_text()
+    (folders / "pre dictions" / "predictions.json").unlink()  # of an older version
+    assert run(folders).returncode == 0
+    html = (folders / "drawings" / "index.html").read_text()
+    assert "no stored limit of doubt" in html and "scripts/calibrate.py" in html and "true in white" not in html

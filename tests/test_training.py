@@ -3,19 +3,22 @@
 import csv
 import hashlib
 import json
+import logging
+import re
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ROOT
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.command import check_overrides, keep_freed_memory
-from scripts.handlers import KeepBest, SeedEachEpoch, StopDiverged, TrainingCheckpoint, TrainingCurve
-from scripts.inferers import AutocastInferer, fast_bfloat16
-from scripts.networks import BasicUNetClassifier
+from breast_ultrasound.command import check_overrides, keep_freed_memory
+from breast_ultrasound.handlers import KeepBest, SeedEachEpoch, StopDiverged, TrainingCheckpoint, TrainingCurve
+from breast_ultrasound.inferers import AutocastInferer, fast_bfloat16
+from breast_ultrasound.progress import EpochReport, ThreadTrial, duration
+from conftest import ROOT
 
 TRAIN = str(ROOT / "bundle" / "configs" / "train.json")
 EVALUATE = str(ROOT / "bundle" / "configs" / "evaluate.json")
@@ -36,10 +39,22 @@ def test_options_that_exist_are_accepted(options):
     check_overrides(["run", "--config_file", TRAIN, *options])
 
 
-@pytest.mark.parametrize("option", ["--epoch", "--train#trainer#max_epoch", "--part", "-epoch"])
-def test_options_that_no_config_knows_are_refused(option):
-    with pytest.raises(ValueError, match=f"unknown option --{option.lstrip('-')}; the config has: .*batch_size"):
-        check_overrides(["run", "--config_file", TRAIN, option, "3"])
+@pytest.mark.parametrize(
+    "option, told",
+    [
+        ("--epoch", "; did you mean --epochs?"),
+        ("-epoch", "; did you mean --epochs?"),
+        ("--train#trainer#max_epoch", ""),
+        ("--nought", ""),
+        ("--part", "; it is called --split now"),
+        ("--part_threshold", "; it is called --component_threshold now"),
+        ("--early_stop_patience", "; it is gone, leave it out"),
+    ],
+)
+def test_options_that_no_config_knows_are_refused(option, told):
+    line = f"unknown option --{option.lstrip('-')}{told}; docs/reference.md of the bundle explains all options"
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        check_overrides(["run", "--config_file", f"['{TRAIN}','{EVALUATE}']", option, "3"])
 
 
 def test_a_config_file_with_a_hyphen_is_checked_too():
@@ -49,7 +64,7 @@ def test_a_config_file_with_a_hyphen_is_checked_too():
 
 def test_options_of_several_configs_and_of_an_args_file(tmp_path):
     both = f"['{TRAIN}','{EVALUATE}']"
-    check_overrides(["run", "--config_file", both, "--part", "validation"])
+    check_overrides(["run", "--config_file", both, "--split", "validation"])
     file = tmp_path / "args.json"
     file.write_text(json.dumps({"config_file": TRAIN, "epoch": 3}))
     with pytest.raises(ValueError, match="unknown option --epoch"):
@@ -70,11 +85,11 @@ def engine(epochs, *handlers):
     return trainer
 
 
-def best_keeper(scores, path, patience=0):
+def best_keeper(scores, path):
     """KeepBest on a one-weight network; the weight and the score of epoch k are k and scores[k - 1]."""
     network = nn.Linear(1, 1, bias=False)
     evaluator = SimpleNamespace(state=SimpleNamespace(metrics={}, key_metric_name="val_score"))
-    keeper = KeepBest(network, evaluator, str(path), patience=patience)
+    keeper = KeepBest(network, evaluator, str(path))
     trainer = engine(len(scores))
 
     @trainer.on(Events.EPOCH_COMPLETED)
@@ -105,23 +120,6 @@ def test_weights_of_another_training_are_set_aside_and_ones_own_are_replaced(tmp
     resumed.load_state_dict(keeper.state_dict())
     trainer.run([1])
     assert resumed.best == 0.7 and len(list(tmp_path.glob("*.pt"))) == 2
-
-
-def test_a_training_ends_when_patience_does_and_goes_on_counting_after_a_restart(tmp_path):
-    keeper, trainer = best_keeper([0.5, 0.3, 0.2, 0.6], tmp_path / "model.pt", patience=2)
-    trainer.run([1])
-    assert trainer.state.epoch == 3
-    again, trainer = best_keeper([0.4, 0.3], tmp_path / "model.pt", patience=3)
-    again.load_state_dict(keeper.state_dict())
-    trainer.run([1])
-    assert (again.best, again.worse, trainer.state.epoch) == (0.5, 3, 1)
-
-
-def test_a_training_that_had_stopped_early_does_nothing_when_resumed(tmp_path):
-    keeper, trainer = best_keeper([0.9, 0.9], tmp_path / "model.pt", patience=2)
-    keeper.load_state_dict({"best": 0.5, "best_epoch": 1, "worse": 2})
-    trainer.run([1, 2])
-    assert trainer.state.epoch == 0 and not (tmp_path / "model.pt").exists()
 
 
 def test_the_table_has_the_means_of_each_epoch_and_keeps_its_rows(tmp_path):
@@ -164,6 +162,84 @@ def test_a_checkpoint_of_another_length_is_refused_by_name(tmp_path):
     longer.state.epoch_length = 3
     with pytest.raises(ValueError, match=f"{path}: saved with max_epochs 3, now 5; resume with the options"):
         checkpoint.resume(longer)
+
+
+def test_a_checkpoint_of_other_conditions_is_refused_by_name(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    engine(3, TrainingCheckpoint(str(path), {}, {"seed": 0, "data_sha256": "1" * 64})).run([1, 2, 3])
+    for conditions, told in (
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"data_sha256": "2"}, "other data"),
+        ({"x": 1}, "x unkn"),
+    ):
+        again = engine(3)
+        again.state.epoch_length = 3
+        with pytest.raises(ValueError, match=f"{path}: saved with {told}.*; resume with the options"):
+            TrainingCheckpoint(str(path), {}, conditions).resume(again)
+
+
+def test_each_epoch_is_told_in_one_line_with_the_time_left(caplog):
+    caplog.set_level(logging.INFO)
+    curve = SimpleNamespace(means=lambda: {"loss": 0.5})
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.metrics = {"score": 0.25, "lesion_dice": 0.125, "missed_rate": 1.0}
+    engine(4, EpochReport(curve, evaluator, interval=2)).run([1, 2])
+    lines = [record.message for record in caplog.records]
+    assert lines[0] == "Epoch: 1/4, loss 0.500, 0 s left" and len(lines) == 4
+    assert lines[1] == "Epoch: 2/4, loss 0.500, validation score 0.250, lesion Dice 0.125, missed 1.000, 0 s left"
+    assert lines[3].endswith("0 s in all")
+    assert [duration(seconds) for seconds in (9.6, 600, 9000)] == ["10 s", "10 min", "2 h 30 min"]
+
+
+class Slow(nn.Module):
+    """A network that takes long with one of two numbers of threads."""
+
+    def __init__(self, slow):
+        super().__init__()
+        self.layer, self.slow = nn.Conv2d(1, 1, 1), slow
+
+    def forward(self, x):
+        time.sleep(0.1 * (torch.get_num_threads() == self.slow))
+        return torch.nn.functional.dropout(self.layer(x))
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    yield
+    torch.set_num_threads(before)
+
+
+def trial(slow):
+    network = Slow(slow)
+    return ThreadTrial(network, lambda x, n: n(x), lambda found, _: found.mean(), (2, 1, 8, 8), "cpu"), network
+
+
+@pytest.mark.parametrize("slow, chosen", [(2, 1), (1, 2)])
+def test_the_quicker_number_of_threads_is_taken_and_nothing_else_changes(slow, chosen, two_threads, caplog):
+    caplog.set_level(logging.INFO)
+    tried, network = trial(slow)
+    weight, state = network.layer.weight.clone(), torch.get_rng_state()
+    engine(1, tried).run([1])
+    assert torch.get_num_threads() == chosen and f"threads: {chosen} (" in caplog.text
+    assert torch.equal(network.layer.weight, weight) and network.layer.weight.grad is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tried.state_dict() == {"threads": chosen}
+    # A resumed training takes the same number, whatever is quicker by now
+    again, _ = trial(chosen)
+    again.load_state_dict(tried.state_dict())
+    torch.set_num_threads(2)
+    engine(1, again).run([1])
+    assert torch.get_num_threads() == chosen
+
+
+def test_a_number_of_threads_in_the_environment_holds(two_threads, monkeypatch, caplog):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    caplog.set_level(logging.INFO)
+    engine(1, trial(2)[0]).run([1])
+    assert torch.get_num_threads() == 2 and "threads" not in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage" * 99, {"a": 1}, {"trainer": {}}, [1]])
@@ -248,16 +324,3 @@ def test_mixed_precision_where_asked_for_and_float32_outside(amp, kind):
 def test_a_wrong_precision_is_an_error():
     with pytest.raises(ValueError, match="amp is 'yes'; use true, false or auto"):
         AutocastInferer("yes")
-
-
-def test_the_mirror_image_gets_the_mirrored_mask_and_the_same_class():
-    torch.manual_seed(0)
-    network = BasicUNetClassifier(features=(4, 4, 8, 8, 16, 4)).eval()
-    pictures = torch.rand(2, 1, 48, 64)
-    with torch.no_grad():
-        plain, mirrored = network(pictures), network(pictures.flip(2))
-        both = AutocastInferer(False, flip=True)(pictures, network)
-        swapped = AutocastInferer(False, flip=True)(pictures.flip(2), network)
-    assert torch.allclose(both["pred"], (plain["pred"] + mirrored["pred"].flip(2)) / 2, atol=1e-5)
-    assert torch.allclose(both["class_logits"], (plain["class_logits"] + mirrored["class_logits"]) / 2, atol=1e-5)
-    assert torch.allclose(both["pred"], swapped["pred"].flip(2), atol=1e-5)

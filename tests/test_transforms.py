@@ -1,6 +1,7 @@
 """The one rule for grey and the one for masks, files that are refused, and the transforms around them."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, DivisiblePadd, NormalizeIntensityd, Resized
 from PIL import Image
 
-from scripts.transforms import LoadGreyd, LoadMaskd, ResizeToAread, open_image, to_grey, to_mask
+from breast_ultrasound.images import open_image, to_grey, to_mask
+from breast_ultrasound.transforms import LoadGreyd, LoadMaskd, ResizeToAread
 
 RED = (200, 0, 0)
 LUMA = round(0.299 * 200)  # ITU-R BT.601
@@ -75,6 +77,62 @@ def test_values_that_are_no_numbers_are_refused(rule, value):
 def test_an_image_without_pixels_is_refused(rule):
     with pytest.raises(ValueError, match="no pixel"):
         rule(Image.new("L", (3, 0)))
+
+
+def tiff_of(values, photometric):
+    """An uncompressed TIFF of an array (rows, columns); Pillow writes no other kinds than it reads."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    content = values.tobytes()
+    bits = 8 * values.itemsize
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(content), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(content)) + content + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "kind, white_is_zero, refused",
+    [
+        (np.uint8, True, ""),
+        (np.uint16, False, ""),
+        (np.float32, False, ""),
+        (np.uint16, True, "white is zero"),
+        (np.float32, True, "white is zero"),
+        (np.int8, False, "with a sign"),
+        (np.uint32, False, "above 2147483647"),
+    ],
+)
+def test_a_tiff_that_pillow_reads_as_other_numbers_is_refused(kind, white_is_zero, refused, tmp_path):
+    ramp = np.arange(0, 256, 2, dtype=np.uint8).reshape(8, 16)
+    ramp[0, -1] = 255
+    whole = np.iinfo(kind).max // 255 if kind in (np.uint16, np.uint32) else 1
+    (tmp_path / "x.tif").write_bytes(tiff_of(ramp.astype(kind) * kind(whole), int(not white_is_zero)))
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            open_image(tmp_path / "x.tif")
+    else:
+        expected = 255 - ramp if white_is_zero else ramp
+        assert np.array_equal(to_grey(open_image(tmp_path / "x.tif")), expected)
+
+
+def test_a_line_of_pixels_is_refused_before_it_is_decoded(tmp_path):
+    for size, fits in (((1000, 1), True), ((1, 1000), True), ((1001, 1), False), ((2, 2001), False)):
+        Image.linear_gradient("L").resize(size).save(tmp_path / "x.png")
+        if fits:
+            assert open_image(tmp_path / "x.png").size == size
+        else:
+            with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}: one side is more than 1000 times the other"):
+                open_image(tmp_path / "x.png")
+
+
+def test_few_greys_that_are_left_of_many_values_are_told(tmp_path, caplog):
+    ramp = np.linspace(60_000, 60_255, 60, dtype=np.uint16).reshape(6, 10)
+    Image.fromarray(ramp).save(tmp_path / "x.png")
+    to_grey(open_image(tmp_path / "x.png"))
+    assert caplog.messages == [f"{tmp_path / 'x.png'}: 2 greys left of more than 8 bits; scale its values to 0 to 255"]
+    to_grey(Image.fromarray(ramp - 60_000))
+    assert len(caplog.messages) == 1
 
 
 def colour_layer(colour, background):

@@ -1,21 +1,24 @@
 """What lies beside weights and what is checked when they are loaded; classes of one's own, from data to prediction."""
 
-import csv
 import json
 import logging
 import shutil
-import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from conftest import ROOT
+from onnx import TensorProto, helper
 from torch import nn
 
-from scripts.command import load_pretrained
-from scripts.data import class_index, load_datalist
-from scripts.networks import BasicUNetClassifier, LoadWeights, read_settings, stored_settings, write_weights
+from breast_ultrasound.calibration import MASK, NEUTRAL
+from breast_ultrasound.data import class_index, load_datalist
+from breast_ultrasound.files import write_json
+from breast_ultrasound.networks import BasicUNetClassifier
+from breast_ultrasound.predictor import Predictor
+from breast_ultrasound.weights import LoadWeights, load_pretrained, read_settings, stored_settings, write_weights
+from conftest import ROOT, output_of, read_csv
 
 SETTINGS = {"image_size": 96, "class_names": ["a", "b"]}
 TRAIN, EVALUATE, INFER = (
@@ -58,6 +61,15 @@ def test_weights_are_loaded_with_and_without_settings(tmp_path):
     LoadWeights(nn.Linear(3, 2), str(path), {"image_size": 64})()
 
 
+def test_weights_are_left_alone_on_request_with_a_warning(tmp_path, caplog):
+    network, path = saved(tmp_path)
+    other = nn.Linear(3, 2)
+    before = other.weight.clone()
+    LoadWeights(other, path, SETTINGS, load=False)()
+    assert torch.equal(other.weight, before) and not torch.equal(before, network.weight)
+    assert caplog.messages == ["--load_pretrain False: random weights, whose predictions mean nothing"]
+
+
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path):
     network, path = saved(tmp_path)
     with pytest.raises(ValueError, match="model.pt: trained with image_size 96, not 64; leave --image_size out"):
@@ -76,6 +88,14 @@ def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
     network.bias.data[1] = value
     write_weights(tmp_path / "model.pt", network.state_dict(), SETTINGS)
     with pytest.raises(ValueError, match="model.pt: bias holds NaN or infinite"):
+        LoadWeights(network, tmp_path / "model.pt", SETTINGS)()
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    network = nn.Linear(3, 2)
+    state = {name: (value * 100).to(torch.int8) for name, value in network.state_dict().items()}
+    write_weights(tmp_path / "model.pt", state, SETTINGS)
+    with pytest.raises(ValueError, match="model.pt: weight does not fit"):
         LoadWeights(network, tmp_path / "model.pt", SETTINGS)()
 
 
@@ -103,9 +123,63 @@ def test_pretrained_weights_of_other_classes_give_all_but_the_head(tmp_path, cap
     assert torch.equal(two.classifier[1].weight, head)
     assert torch.equal(two.conv_0.conv_0.conv.weight, three.conv_0.conv_0.conv.weight)
     assert "classifier excluded" in caplog.text
+    write_weights(tmp_path / "named.pt", three.state_dict(), {"class_names": ["a", "b", "c"]})
+    for names, taken in ((["a", "b", "c"], True), (["b", "a", "c"], False)):  # another order is another meaning
+        other = BasicUNetClassifier(num_classes=3, **small)
+        load_pretrained(other, str(tmp_path / "named.pt"), names)
+        assert torch.equal(other.classifier[1].weight, three.classifier[1].weight) == taken
+    damaged = dict(three.state_dict()) | {"classifier.1.bias": torch.full((3,), float("nan"))}
+    for name, state, told in (("nan", damaged, "NaN or infinite"), ("empty", {}, "holds nothing")):
+        torch.save(state, tmp_path / f"{name}.pt")
+        with pytest.raises(ValueError, match=f"{name}.pt: .*{told}"):
+            load_pretrained(two, str(tmp_path / f"{name}.pt"))
     torch.save({"trainer": {"epoch": 3}}, tmp_path / "foreign.pt")
     with pytest.raises(ValueError, match="foreign.pt: trainer does not fit"):
         load_pretrained(two, str(tmp_path / "foreign.pt"))
+
+
+def onnx_network(path, **told):
+    """A file that always answers its first class, and says of its weights what it is told."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 1, "w", "h"])
+    pred = helper.make_tensor_value_info("pred", TensorProto.FLOAT, ["b", 2, "w", "h"])
+    logits = helper.make_tensor_value_info("class_logits", TensorProto.FLOAT, ["b", 3])
+    constants = [helper.make_tensor("w", TensorProto.FLOAT, [1, 3], [0.0] * 3)]
+    constants += [helper.make_tensor("c", TensorProto.FLOAT, [3], [2.0, 0.0, 0.0])]
+    steps = [("Neg", ["image"], "n", {}), ("Concat", ["n", "image"], "pred", {"axis": 1})]
+    steps += [("GlobalAveragePool", ["image"], "g", {}), ("Flatten", ["g"], "f", {})]
+    steps += [("MatMul", ["f", "w"], "m", {}), ("Add", ["m", "c"], "class_logits", {})]
+    nodes = [helper.make_node(kind, given, [name], **more) for kind, given, name, more in steps]
+    graph = helper.make_graph(nodes, "network", [image], [pred, logits], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()})
+    onnx.save(model, path)
+
+
+def test_an_onnx_file_brings_its_own_classes_size_and_calibration(tmp_path, caplog):
+    """And not those of the weights in --ckpt_dir, which are the released ones here."""
+    names, digest = ["malignant", "benign", "normal"], "1" * 64
+    values = {"temperature": 2.0, "malignancy_threshold": 0.4, "unsure_below": 0.7, **MASK}
+    onnx_network(tmp_path / "own.onnx", class_names=names, image_size=64, weights_sha256=digest, **values)
+    image = np.random.default_rng(0).integers(0, 255, (90, 120), np.uint8)
+    predictor = Predictor(onnx_file=tmp_path / "own.onnx", predict_refused=True)  # noise
+    found = predictor(image)
+    assert predictor.class_names == names and found.class_name == "malignant"
+    assert found.suspicious and found.unsure  # e / (e + 2) = 0.576
+    assert predictor.config.get_parsed_content("image_size") == 64
+    assert predictor.config.get_parsed_content("calibration")["weights_sha256"] == digest
+    # A later calibration of the same weights goes before that in the file; one of others does not
+    (tmp_path / "models").mkdir()
+    for other, suspicious in ((digest, False), ("2" * 64, True)):
+        write_json(tmp_path / "models" / "calibration.json", NEUTRAL | {"weights_sha256": other, "temperature": 9.0})
+        found = Predictor(onnx_file=tmp_path / "own.onnx", ckpt_dir=tmp_path / "models", predict_refused=True)(image)
+        assert bool(found.suspicious) == suspicious
+    onnx_network(tmp_path / "bare.onnx")
+    assert not [record for record in caplog.records if record.name.startswith("breast_ultrasound")]
+    Predictor(onnx_file=tmp_path / "bare.onnx")
+    assert "bare.onnx: does not tell its classes" in caplog.text
+    (tmp_path / "damaged.onnx").write_bytes(b"no network")
+    with pytest.raises(ValueError, match="damaged.onnx: not readable as ONNX"):
+        Predictor(onnx_file=tmp_path / "damaged.onnx")
 
 
 def test_a_class_is_given_by_name_or_index_and_the_name_decides(tmp_path):
@@ -125,15 +199,8 @@ def test_a_class_is_given_by_name_or_index_and_the_name_decides(tmp_path):
 
 def bundle(config, *options, code=0):
     """Run a command of the bundle and return its whole output."""
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT / "bundle", capture_output=True, text=True, timeout=600)
-    assert bool(done.returncode) == bool(code), done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def read_csv(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config, *options]
+    return output_of(command, code, cwd=ROOT / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +226,11 @@ def paths(folder, output):
 def test_evaluation_and_inference_take_size_classes_and_network_from_beside_the_weights(four):
     bundle(EVALUATE, *paths(four, "testing"))
     metrics = json.loads((four / "testing" / "metrics.json").read_text())
-    assert list(metrics["pictures_by_class"]) == FOUR
+    assert list(metrics["images_by_class"]) == FOUR
     bundle(INFER, *paths(four, "predictions"), "--dataset_dir", four / "data" / "images")
     rows = {row["filename"]: row for row in read_csv(four / "predictions" / "predictions.csv")}
     assert [name for name in next(iter(rows.values())) if name.startswith("p_")] == [f"p_{name}" for name in FOUR]
-    for row in read_csv(four / "testing" / "pictures.csv"):
+    for row in read_csv(four / "testing" / "images.csv"):
         for name in FOUR:
             assert float(row[f"p_{name}"]) == pytest.approx(float(rows[row["filename"]][f"p_{name}"]), abs=1e-5)
 

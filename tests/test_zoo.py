@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from conftest import CLASS_NAMES, ROOT
 
 BUNDLE = ROOT / "bundle"

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import threading
+import time
 
 import numpy as np
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
-from monailabel.utils.others.generic import name_to_device
-from PIL import Image
 
-from scripts.files import sha256, write_json
-from scripts.uncertainty import picture_uncertainty
+from breast_ultrasound.files import write_json
 
-from .datastore import PictureDatastore, Unlabelled
+from .datastore import ONE_AT_A_TIME, ImageDatastore, Unlabelled, grey_of
 from .errors import RequestError
-from .infer import PictureInfer
-from .labels import contradicts
+from .models import Models
 
 logger = logging.getLogger(__name__)
-AT_ONCE = 32  # images scored while a client waits, about a tenth of a second each; scoring/uncertainty does the rest
+AT_ONCE = 32  # scores that are written together
+QUIET_S = 1.0  # without a request, before images are scored behind
+LOOK_S = 5.0  # between looks whether there is something to score
 
 
 def named_problem(name: str, error: Exception) -> str:
@@ -34,7 +33,7 @@ def named_problem(name: str, error: Exception) -> str:
     return line
 
 
-class Readable(Strategy):
+class SkipUnreadable(Strategy):
     """Another strategy that passes unreadable images by, and names them in ``left_out`` of its answer.
 
     Args:
@@ -46,7 +45,7 @@ class Readable(Strategy):
         super().__init__(description)
         self.strategy = strategy
 
-    def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
+    def __call__(self, request: dict, datastore: ImageDatastore) -> dict | None:
         """Return ``{"id": ...}`` of an image without label, or None where there is none."""
         left_out: dict[str, str] = {}
         while True:
@@ -58,7 +57,7 @@ class Readable(Strategy):
                     raise RequestError(422, f"no readable image without label is left: {names}")
                 return None
             try:
-                datastore.picture(answer["id"])
+                datastore.grey(answer["id"])
             except Exception as error:
                 left_out[answer["id"]] = named_problem(answer["id"], error)
                 continue
@@ -68,56 +67,62 @@ class Readable(Strategy):
 class Scores(Strategy, ScoringMethod):
     """The image with the highest score under the serving model comes first.
 
-    As a scoring method it scores every image without label; as a strategy it scores a few more itself and takes the
-    highest. Scores lie in ``<name>.json`` of the models' folder and belong to one file of weights.
+    As a scoring method it scores every image without label; as a strategy it takes the highest of those that ``Behind``
+    has scored so far, and lets nobody wait. Scores lie in ``<name>.json`` of the models' folder and belong to one file
+    of weights.
 
     Args:
-        infer: gives the network and the images as it sees them.
+        models: the weights that serve.
     """
 
     name = ""
 
-    def __init__(self, infer: PictureInfer) -> None:
+    def __init__(self, models: Models) -> None:
         super().__init__((type(self).__doc__ or "").partition(":")[0])
-        self.infer = infer
-        self.file = infer.models.folder / f"{self.name}.json"
+        self.models = models
+        self.file = models.folder / f"{self.name}.json"
 
-    def value(self, path: str) -> float:
-        """Score of an image's file; the higher, the sooner its turn."""
+    def value(self, image: np.ndarray) -> float:
+        """Score of an image, 8-bit grey (height, width); the higher, the sooner its turn."""
         raise NotImplementedError
 
     def scores(self) -> dict[str, float]:
-        """Scores under the weights that serve, by id."""
-        if not self.file.is_file():
+        """Scores under the weights that serve, by id; none where the file is damaged, which is made anew."""
+        try:
+            content = json.loads(self.file.read_text(encoding="utf-8"))
+            scores = {name: float(score) for name, score in content["scores"].items()}
+            return scores if content["weights_sha256"] == self.models.digest() else {}
+        except FileNotFoundError:
             return {}
-        content = json.loads(self.file.read_text(encoding="utf-8"))
-        return content["scores"] if content["weights_sha256"] == sha256(self.infer.get_path()) else {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning(f"{self.file}: damaged ({type(error).__name__}), scores are made anew")
+            return {}
 
-    def missing(self, datastore: PictureDatastore) -> list[str]:
-        """Ids of the images without label and score."""
+    def missing(self, datastore: ImageDatastore) -> list[str]:
+        """Ids of the images without score."""
         known = self.scores()
-        return [name for name in datastore.get_unlabeled_images() if name not in known]
+        return [name for name in datastore.list_images() if name not in known]
 
-    def score(self, datastore: PictureDatastore, most: float = math.inf) -> list[str]:
+    def add(self, found: dict[str, float]) -> None:
+        """Keep more scores of the weights that serve."""
+        write_json(self.file, {"weights_sha256": self.models.digest(), "scores": {**self.scores(), **found}})
+
+    def score(self, datastore: ImageDatastore) -> list[str]:
         """Score images that have no score yet, and return a line for each that cannot be read."""
-        scores, problems, added = self.scores(), [], 0
-        weights = sha256(self.infer.get_path())
+        found, problems = {}, []
         for name in self.missing(datastore):
-            if added == most:
-                break
             try:
-                scores[name] = round(self.value(datastore.picture(name)), 6)
+                found[name] = round(self.value(datastore.grey(name)), 6)
             except Exception as error:  # whatever it is, the other images go on
                 problems.append(named_problem(name, error))
                 continue
-            added += 1
-            if added % AT_ONCE == 0:  # what an interruption leaves
-                write_json(self.file, {"weights_sha256": weights, "scores": scores})
-        if added % AT_ONCE:
-            write_json(self.file, {"weights_sha256": weights, "scores": scores})
+            if len(found) % AT_ONCE == 0:  # what an interruption leaves
+                self.add(found)
+        if found:
+            self.add(found)
         return problems
 
-    def __call__(self, request: dict, datastore: PictureDatastore) -> dict | None:
+    def __call__(self, request: dict, datastore: ImageDatastore) -> dict | None:
         """Score all images (a request with ``method``), or choose the next one."""
         if "method" in request:
             problems = self.score(datastore)
@@ -125,21 +130,19 @@ class Scores(Strategy, ScoringMethod):
         names = datastore.get_unlabeled_images()
         if not names:
             return None
-        problems = self.score(datastore, AT_ONCE)
         scores = self.scores()
         name = max((name for name in names if name in scores), key=scores.get, default=names[0])
-        return {"id": name, self.name: scores.get(name)} | ({"left_out": problems} if problems else {})
+        return {"id": name, self.name: scores.get(name)}
 
 
 class Uncertainty(Scores):
-    """The image that the model finds hardest: ``scripts.uncertainty.picture_uncertainty``."""
+    """The image that the model finds hardest: ``Predictor.uncertainty``."""
 
     name = "uncertainty"
 
-    def value(self, path: str) -> float:
+    def value(self, image: np.ndarray) -> float:
         """In [0, 1]."""
-        network, picture = self.infer.network_and_picture(path, name_to_device("cuda"))
-        return float(picture_uncertainty(network, picture))
+        return self.models.predictor().uncertainty(image)
 
 
 class Disagreement(Scores):
@@ -147,21 +150,68 @@ class Disagreement(Scores):
 
     name = "disagreement"
 
-    def value(self, path: str) -> float:
+    def value(self, image: np.ndarray) -> float:
         """1 plus the class's probability where the two disagree, 1 less it elsewhere."""
-        file, params = self.infer({"image": path, "device": name_to_device("cuda"), "logging": "WARNING"})
-        with Image.open(file) as mask:
-            disagree = params.get("disagreement", contradicts(params["class"], np.asarray(mask)))
-        os.unlink(file)
-        surest = max(entry["score"] for entry in params["classification"])
-        return 1 + surest if disagree else 1 - surest
+        prediction = self.models.predictor()(image)
+        surest = max(prediction.class_probabilities.values())
+        return 1 + surest if prediction.disagreement else 1 - surest
 
 
 def strategies(uncertainty: Uncertainty, disagreement: Disagreement) -> dict[str, Strategy]:
     """The strategies by name."""
     return {
-        "uncertainty": Readable(uncertainty, uncertainty.description),
-        "random": Readable(Random(), "Any image without label"),
-        "first": Readable(First(), "The first image without label, by name"),
-        "disagreement": Readable(disagreement, disagreement.description),
+        "uncertainty": SkipUnreadable(uncertainty, uncertainty.description),
+        "random": SkipUnreadable(Random(), "Any image without label"),
+        "first": SkipUnreadable(First(), "The first image without label, by name"),
+        "disagreement": SkipUnreadable(disagreement, disagreement.description),
     }
+
+
+class Behind(threading.Thread):
+    """Scores images behind, one at a time and never while somebody works with the server.
+
+    Args:
+        methods: the scores to make, one after another.
+        datastore: of the folder.
+    """
+
+    def __init__(self, methods: list[Scores], datastore: ImageDatastore) -> None:
+        super().__init__(daemon=True)
+        self.methods, self.datastore = methods, datastore
+        self.asked = 0.0  # when somebody asked for something last
+        self._failed: set[tuple] = set()
+
+    def run(self) -> None:
+        """Look for images without score, again and again: weights and folder change."""
+        while True:
+            for method in self.methods:
+                try:
+                    self.score(method)
+                except Exception as error:  # a full disk, say; the scores are no more than a help
+                    logger.error(f"{method.name}: no scores: {error}", exc_info=not isinstance(error, RequestError))
+            time.sleep(LOOK_S)
+
+    def score(self, method: Scores) -> None:
+        """Score what has no score, until weights change."""
+        weights, found = method.models.digest(), {}
+        with ONE_AT_A_TIME:
+            paths = {name: self.datastore.path(name) for name in method.missing(self.datastore)}
+        for name, path in paths.items():
+            while (wait := self.asked + QUIET_S - time.monotonic()) > 0:
+                time.sleep(wait)
+            try:
+                key = weights, method.name, name, os.stat(path).st_mtime_ns
+                if key not in self._failed:
+                    found[name] = round(method.value(grey_of(path)), 6)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            except Exception as error:  # whatever it is, the other images go on
+                self._failed.add(key)
+                named_problem(name, error)
+            if method.models.digest() != weights:
+                return
+            if len(found) == AT_ONCE:
+                method.add(found)
+                found = {}
+        if found:
+            method.add(found)

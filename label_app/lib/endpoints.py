@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +27,9 @@ from monailabel.endpoints import (
 from monailabel.interfaces.utils.app import app_instance
 from starlette.datastructures import UploadFile
 
-from scripts.data import EXTENSIONS
+from breast_ultrasound.images import EXTENSIONS
 
+from .datastore import ONE_AT_A_TIME
 from .errors import RequestError
 
 # Not among them: a proxy to other servers, whole-slide images, a viewer for DICOM, log-in by Keycloak, a new start.
@@ -39,20 +39,19 @@ PLAIN_BYTES = 32 * 2**10  # of any other; MONAI Label hands it to its tasks as o
 NESTED = 10  # lists and objects within one another that a client may send
 LARGEST = 2**31  # of a whole number
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
-ONE_AT_A_TIME = threading.RLock()  # held by every call below; MONAI Label counts on it
 
 
-def offer(app: FastAPI) -> None:
+def add_routes(app: FastAPI) -> None:
     """Put MONAI Label's calls into the app in place of its own routes.
 
     Its functions are coroutines that never wait for anything, so that the server answered nobody else meanwhile.
     """
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) == "/openapi.json"]
-    for route in (route for module in OFFERED for route in module.router.routes if allowed(route)):
-        sends_files = any("UploadFile" in str(p.annotation) for p in parameters(route.endpoint))
+    for route in (route for module in OFFERED for route in module.router.routes if is_offered(route)):
+        sends_files = any("UploadFile" in str(p.annotation) for p in parameters_of(route.endpoint))
         app.add_api_route(
             route.path,
-            checked(route),
+            serialized(route),
             methods=route.methods,
             summary=route.summary,
             tags=route.tags,
@@ -61,24 +60,24 @@ def offer(app: FastAPI) -> None:
         )
 
 
-def allowed(route: APIRoute) -> bool:
+def is_offered(route: APIRoute) -> bool:
     """Whether a call is offered: none that changes weights past the training, and none that server.py has itself."""
     weights = route.path.startswith("/model") and route.methods != {"GET"}
     return not weights and route.path not in ("/logs/gpu", "/datastore/dataset")
 
 
-def parameters(endpoint: Callable) -> list[inspect.Parameter]:
+def parameters_of(endpoint: Callable) -> list[inspect.Parameter]:
     """What a function takes."""
     return list(inspect.signature(endpoint).parameters.values())
 
 
-def checked(route: APIRoute) -> Callable:
+def serialized(route: APIRoute) -> Callable:
     """One of MONAI Label's functions, one call at a time and in a thread, after a look at what it is given."""
 
     def call(**given):
         with ONE_AT_A_TIME:
             try:
-                check(route.path, route.methods, given)
+                check_arguments(route.path, route.methods, given)
                 return asyncio.run(route.endpoint(**given))
             except Exception:
                 # They remove the copies of what was sent, and would not run after an error.
@@ -91,7 +90,7 @@ def checked(route: APIRoute) -> Callable:
     return call
 
 
-def check(path: str, methods: set[str], given: dict) -> None:
+def check_arguments(path: str, methods: set[str], given: dict) -> None:
     """Refuse what would fail in MONAI Label without naming a cause, or do harm there.
 
     Args:

@@ -1,24 +1,28 @@
-"""All labels as one ZIP: a folder that trains the bundle at once, and the same labels as CSV and COCO."""
+"""All labels as one ZIP: a folder that trains the bundle at once, the same as CSV and COCO; and MONAI Label's ZIP."""
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from scripts.data import UNKNOWN_CLASS
-from scripts.files import write_csv
+from breast_ultrasound.data import UNKNOWN_CLASS
+from breast_ultrasound.files import write_csv
 
-from .datastore import PictureDatastore
+from .consensus import is_read, says
+from .datastore import Kept
 from .errors import RequestError
-from .readers import LOG_FILE, labels, names
+from .readers import FINAL, LOG_FILE
 from .split import hold_out
 
 VALIDATION = 0.2  # of the labels, chosen by their names alone
-COLUMNS = ["image", "reader", "class", "cannot_tell", "lesion_area_px", "time"]
+COLUMNS = ["image", "label", "source", "reader", "adjudicator", "class", "class_unsure", "flag", "comment"]
+COLUMNS += ["lesion_area_px", "time"]
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -56,50 +60,64 @@ def coco(items: list[dict], class_names: list[str]) -> dict:
     return {"images": images, "annotations": annotations, "categories": named}
 
 
-def export(datastore: PictureDatastore, folder: str | Path) -> str:
+def export(labels: dict[str, dict[str, Kept]], class_names: list[str], folder: str | Path) -> str:
     """Write the ZIP to a temporary file and return its path; the caller removes it.
 
     It holds ``images/``, ``labels/`` and ``datalist.json`` (the labels that train), ``coco.json`` of the same,
     ``readers/<tag>/`` (masks of each reader), ``labels.csv`` (all labels) and the log.
 
+    Args:
+        labels: by tag and image.
+        class_names: of the set.
+        folder: of the images.
+
     Raises:
         RequestError: there is no label.
     """
-    tags = names(datastore)
-    final = labels(datastore, "final")
-    if not final and not tags:
+    if not any(labels.values()):
         raise RequestError(404, "no label yet, so there is nothing to export")
+    infos = [kept.info for found in labels.values() for kept in found.values()]
+    fields = sorted({name for info in infos for name in info.get("fields", {})})
     with tempfile.TemporaryDirectory() as work, tempfile.NamedTemporaryFile(suffix=".zip", delete=False) as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             rows, items = [], []
-            for tag in ("final", *tags):
-                for name, info in sorted(labels(datastore, tag).items()):
-                    mask = datastore.mask(name, tag)
-                    place = f"labels/{name}.png" if tag == "final" else f"readers/{tag}/{name}.png"
-                    archive.write(datastore.get_label_uri(name, tag), place)
-                    rows.append(
-                        {
-                            "image": name,
-                            "reader": "" if tag == "final" else tag,
-                            "class": info.get("class", ""),
-                            "cannot_tell": int(bool(info.get("cannot_tell"))),
-                            "lesion_area_px": int(mask.sum()),
-                            "time": info.get("ts", ""),
-                        }
-                    )
-                    if tag == "final":
-                        image = Path(datastore.get_image_uri(name))
+            for tag, found in labels.items():
+                for name, kept in found.items():
+                    mask, final = kept.mask(), tag == FINAL
+                    rows.append(row(name, tag, kept.info, int(mask.sum())))
+                    if final and not is_read(kept.info):
+                        continue
+                    archive.write(kept.file, f"labels/{name}.png" if final else f"readers/{tag}/{name}.png")
+                    if final:
+                        image = Path(kept.image)
                         archive.write(image, f"images/{image.name}", zipfile.ZIP_STORED)
-                        items.append(
-                            {"file_name": f"images/{image.name}", "mask": mask, "class": info.get("class", "")}
-                        )
-            archive.writestr("datalist.json", json.dumps(datalist(items, datastore.class_names), indent=4))
-            archive.writestr("coco.json", json.dumps(coco(items, datastore.class_names)))
-            write_csv(Path(work) / "labels.csv", rows, COLUMNS)
+                        given = kept.info.get("class", "")
+                        items.append({"file_name": f"images/{image.name}", "mask": mask, "class": given})
+            archive.writestr("datalist.json", json.dumps(datalist(items, class_names), indent=4))
+            archive.writestr("coco.json", json.dumps(coco(items, class_names)))
+            write_csv(Path(work) / "labels.csv", rows, [*COLUMNS, *fields])
             archive.write(Path(work) / "labels.csv", "labels.csv")
-            if (Path(folder) / LOG_FILE).is_file():
-                archive.write(Path(folder) / LOG_FILE, LOG_FILE)
+            for log in sorted(Path(folder).glob(f"{Path(LOG_FILE).stem}*.csv")):
+                archive.write(log, log.name)
     return file.name
+
+
+def row(name: str, tag: str, info: dict, area_px: int) -> dict:
+    """A label's line of labels.csv: a reader's, or the final one, whose ``source`` tells where it comes from."""
+    readers = info.get("readers") or [info.get("reader", "")]
+    return {
+        "image": name,
+        "label": tag,
+        "source": info.get("source", "") if tag == FINAL else "reader",
+        "reader": "; ".join(readers),
+        "adjudicator": info.get("adjudicator", ""),
+        "class": says(info),
+        **{mark: int(bool(info.get(mark))) for mark in ("class_unsure", "flag")},
+        "comment": info.get("comment", ""),
+        "lesion_area_px": area_px,
+        "time": info.get("ts", ""),
+        **info.get("fields", {}),
+    }
 
 
 def datalist(items: list[dict], class_names: list[str]) -> dict:
@@ -114,4 +132,27 @@ def datalist(items: list[dict], class_names: list[str]) -> dict:
         }
         splits["validation" if item["file_name"] in held_out else "training"].append(entry)
     splits["validation"] = splits["validation"] or splits["training"]
-    return splits
+    return {"class_names": class_names, **splits}
+
+
+def dataset_archive(labels: dict[str, Kept], state: dict, limit_cases: int | None) -> BinaryIO:
+    """ZIP of images and submitted labels as MONAI Label lays it out, open at its start, gone when it is closed.
+
+    Args:
+        labels: that train, by image.
+        state: of the datastore.
+        limit_cases: how many images at most; all where it is None or 0.
+
+    Raises:
+        RequestError: there is no label.
+    """
+    if not labels:
+        raise RequestError(404, "no label yet, so there is nothing to download")
+    file = tempfile.TemporaryFile()
+    with zipfile.ZipFile(file, "w") as archive:
+        for kept in list(labels.values())[: limit_cases or None]:
+            for kind, path in (("image", kept.image), ("label", kept.file)):
+                archive.write(path, f"{kind}/{os.path.basename(path)}")
+        archive.writestr("metadata.json", json.dumps(state, default=str))
+    file.seek(0)
+    return file

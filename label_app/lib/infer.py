@@ -1,17 +1,16 @@
-"""Mask and class of an image from the weights that serve."""
+"""MONAI Label's inference task: the bundle's ``Predictor``, and its answers in the formats of MONAI Label's clients."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import json
 
 import numpy as np
-import torch
-from monai.transforms import CopyItemsd
-from monailabel.interfaces.tasks.infer_v2 import InferType
-from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.transform.post import FindContoursd
 from monailabel.transform.writer import Writer
+from monailabel.utils.others.generic import device_list
+
+from breast_ultrasound.predictor import Prediction
 
 from .errors import RequestError
 from .models import Models
@@ -19,84 +18,70 @@ from .models import Models
 EXTENSIONS = (".png", ".nrrd", ".nii.gz", ".nii")  # of the mask; the last three as a volume of one slice
 
 
-class PictureInfer(BundleInferTask):
-    """The bundle's ``inference.json``, with the weights that serve in place of those beside it.
+def answer(prediction: Prediction) -> dict:
+    """What clients get along with the mask; what needs a calibration only where there is one."""
+    found = {
+        "class": prediction.class_name,
+        "classification": [{"label": k, "score": p} for k, p in prediction.class_probabilities.items()],
+        "suspicious": prediction.suspicious,
+        "unsure": prediction.unsure,
+        "disagreement": prediction.disagreement,
+        "check": prediction.check,
+        "reason": prediction.reason,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class ImageInfer(InferTask):
+    """The bundle's inference with the weights that serve.
 
     Params of a request: ``result_extension`` (``.png`` by default, ``.nrrd`` and ``.nii.gz`` for 3D Slicer) and
     ``polygons`` (true adds the lesion's outlines to the answer, in the form that MONAI Label's plugin for CVAT reads;
-    its own request, which has ``output`` ``json``, gets them as well). The page's ``probability_map`` adds
-    ``probability_file`` to the answer: the lesion's probabilities as PNG (255 is 1), of the size of the mask.
+    its own request, which has ``output`` ``json``, gets them as well).
 
     Args:
-        models: names the bundle and the weights that serve.
+        models: the bundle and the weights that serve.
     """
 
     def __init__(self, models: Models) -> None:
-        super().__init__(str(models.bundle), {}, type=InferType.SEGMENTATION, add_post_restore=False, load_strict=True)
         self.models = models
-        self._served: tuple = ()
-        # A client could name any file with it.
-        self._config.pop("model_filename")
-        self._config |= {"result_extension": list(EXTENSIONS), "polygons": False}
+        metadata = json.loads((models.bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        self.version = metadata["version"]
+        channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+        labels = {name: int(channel) for channel, name in channels.items() if name != "background"}
+        config = {"device": device_list(), "result_extension": list(EXTENSIONS), "polygons": False}
+        super().__init__(InferType.SEGMENTATION, labels, 2, metadata["description"], config)
+
+    def info(self) -> dict:
+        """What clients are told of the model."""
+        return {**super().info(), "version": self.version}
+
+    def is_valid(self) -> bool:
+        """Whether the model answers: it does, or the server would not have started."""
+        return True
 
     def get_path(self, validate: bool = True) -> str:
         """Path of the weights that serve."""
         return str(self.models.serving())
 
-    def refresh(self) -> None:
-        """Read the config anew where other weights serve: a calibration belongs to one file of weights."""
-        path = self.get_path()
-        served = path, os.stat(path).st_mtime_ns
-        if served != self._served:
-            self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
-            self.bundle_config["ckpt_dir"] = str(Path(path).parent)
-            self._networks.clear()
-            self._served = served
-
-    def pre_transforms(self, data=None) -> list:
-        """As the bundle has them."""
-        self.refresh()
-        return super().pre_transforms(data)
-
-    def post_transforms(self, data=None) -> list:
-        """As the bundle has them; where a map is asked for, the probabilities are kept before they become a mask."""
-        transforms = []
-        for transform in super().post_transforms(data):
-            if data and data.get("probability_map") and type(transform).__name__ == "LesionMaskd":
-                transforms.append(CopyItemsd(keys="pred", names="lesion_probability"))
-            transforms.append(transform)
-        return transforms
-
-    def network_and_picture(self, path: str, device: str) -> tuple[torch.nn.Module, torch.Tensor]:
-        """The network in evaluation mode, and an image (1, 1, W, H) as it sees it."""
-        item = {"image": path}
-        for transform in self.pre_transforms({"device": device}):
-            item = transform(item)
-        picture = item["image"]
-        picture = picture.as_tensor() if hasattr(picture, "as_tensor") else torch.as_tensor(picture)
-        return self._get_network(device, None), picture[None].to(device)
-
-    def writer(self, data, extension=None, dtype=None) -> tuple[str, dict]:
-        """Write the mask, uint8, and give file and params of the answer: 255 is lesion in a PNG, 1 in a volume.
+    def __call__(self, request: dict) -> tuple[str, dict]:
+        """Predict ``request["image"]``, as ``Predictor`` takes it, and give the mask's file and the answer's params.
 
         Raises:
             RequestError: the client asks for another format.
+            ValueError: the image cannot be read.
         """
-        mask = data["pred"]
-        mask = np.asarray(mask.array if hasattr(mask, "array") else mask).astype(np.uint8)
-        result = dict(data["result"])
-        extension = extension or data.get("result_extension") or ".png"
+        extension = request.get("result_extension") or ".png"
         # MONAI Label's clients may send the list of choices back as they got it.
         extension = extension[0] if isinstance(extension, list) else extension
         if extension not in EXTENSIONS:
             raise RequestError(400, f"result_extension {extension!r} is not served; use {', '.join(EXTENSIONS)}")
-        if data.get("polygons") or data.get("output") == "json":
+        prediction = self.models.predictor(request.get("device") or "")(request["image"])
+        mask = prediction.mask.T.astype(np.uint8)  # MONAI Label's order: columns, rows
+        params = {**answer(prediction), "label_names": self.labels}
+        if request.get("polygons") or request.get("output") == "json":
             found = FindContoursd(keys="pred", labels=self.labels)({"pred": mask, "result": {}})
-            result["annotations"] = [{"annotation": found["result"].get("annotation", {"elements": []})}]
-        if "lesion_probability" in data:
-            probability = np.asarray(data["lesion_probability"].cpu())[0]
-            pixels = (255 * probability).round().astype(np.uint8)
-            result["probability_file"] = Writer()({"pred": pixels, "result_extension": ".png", "logging": "WARNING"})[0]
-        volume = 255 * mask if extension == ".png" else mask[..., None]
-        content = {"pred": volume, "result_extension": extension, "logging": "WARNING"}
-        return Writer(label="pred", json="result")({**content, "result": result})
+            params["annotations"] = [{"annotation": found["result"].get("annotation", {"elements": []})}]
+        volume = 255 * mask if extension == ".png" else mask[..., None]  # 255 is lesion in a PNG, 1 in a volume
+        content = {"pred": volume, "result": params, "result_extension": extension, "logging": "WARNING"}
+        return Writer(label="pred", json="result")(content)

@@ -1,4 +1,4 @@
-"""Label files of any client as masks, masks as label files, and whether class and mask agree."""
+"""Label files of any client as masks, masks as label files, and which class a label may have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
@@ -15,8 +15,9 @@ import nrrd
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from scripts.files import write_whole
-from scripts.transforms import open_image, to_mask, two_values
+from breast_ultrasound.files import write_whole
+from breast_ultrasound.images import open_image, to_mask, two_values
+from breast_ultrasound.transforms import disagreement
 
 from .errors import RequestError
 
@@ -41,9 +42,9 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
         elif name.endswith(".nrrd"):
             values = read_nrrd(file, size)
         else:
-            picture = open_image(file)
-            check_shape(picture.size, size)
-            return to_mask(picture) > 0
+            image = open_image(file)
+            check_shape(image.size, size)
+            return to_mask(image) > 0
         if values.dtype.kind not in "biuf":
             raise ValueError(f"values of type {values.dtype}")
         return two_values(values.reshape(values.shape[:2]).T) > 0
@@ -52,6 +53,25 @@ def read_mask(file: str | Path, size: tuple[int, int]) -> np.ndarray:
     except Exception as error:  # each library has its own
         problem = str(error) or type(error).__name__
         raise RequestError(422, f"the label cannot be read ({problem}); send PNG, .nii.gz or .nrrd") from error
+
+
+def read_kept(file: str | Path, size: Callable[[], tuple[int, int]]) -> np.ndarray:
+    """``read_mask`` of a label that the server keeps; what ``write_label`` wrote needs no look at the image.
+
+    Args:
+        file: of the label.
+        size: gives width and height of its image.
+
+    Raises:
+        RequestError: as ``read_mask``.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode == "L" and INFO in image.info:
+                return np.asarray(image) > 127
+    except Exception:  # whatever it is, read_mask says it better
+        pass
+    return read_mask(file, size())
 
 
 def check_shape(shape: Sequence[int], size: tuple[int, int]) -> None:
@@ -108,8 +128,8 @@ def write_label(file: Path, mask: np.ndarray, info: dict) -> None:
     """Write a mask (height, width) as PNG of 0 and 255 that carries its info, whole or not at all."""
     text = PngImagePlugin.PngInfo()
     text.add_text(INFO, json.dumps(info, default=str))
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    write_whole(file, lambda path: picture.save(path, pnginfo=text))
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    write_whole(file, lambda path: image.save(path, pnginfo=text), durable=True)
 
 
 def read_info(file: Path) -> dict:
@@ -118,36 +138,32 @@ def read_info(file: Path) -> dict:
     Version 0.3.1 kept a warning for the client among it, which is left out.
     """
     try:
-        with Image.open(file) as picture:
-            info = json.loads(picture.info.get(INFO, "{}"))
+        with Image.open(file) as image:
+            info = json.loads(image.info.get(INFO, "{}"))
     except Exception:  # what is no image, whatever Pillow says of it, has no info
         return {}
     return {name: value for name, value in info.items() if name != "warning"} if isinstance(info, dict) else {}
 
 
-def contradicts(name: str, mask: np.ndarray) -> bool:
-    """Whether class and mask disagree: a normal image with a lesion, or another class without one."""
-    return (name == "normal") == bool(mask.any())
-
-
 def check_class(info: dict, mask: np.ndarray, class_names: list[str], earlier: str | None = None) -> dict:
-    """Return the info with its class in lower case, or with the one given earlier where it has none.
+    """Return the info with its class as ``class_names`` spells it, or with the one given earlier where it has none.
+
+    Upper and lower case are the same.
 
     Raises:
         RequestError: the class has no such name, or contradicts the mask.
     """
-    given = str(info.get("class") or "").strip().lower()
+    given = " ".join(str(info.get("class") or "").split())
     info = {name: value for name, value in info.items() if name not in ("warning", "class")}
-    name = given or earlier
-    if not name:
+    if not (given or earlier):
         return info
-    if name not in class_names:
-        raise RequestError(422, f"class {name!r} is unknown; use {', '.join(class_names)}")
-    if contradicts(name, mask):
-        found = "a lesion" if mask.any() else "no lesion"
-        remedy = "correct one of them" if given else "it was given before: send the right one with the mask"
-        raise RequestError(422, f"class {name} and a mask with {found} contradict each other; {remedy}")
-    return info | {"class": name}
+    name = {known.casefold(): known for known in class_names}.get((given or earlier).casefold())
+    if name is None:
+        raise RequestError(422, f"class {given or earlier!r} is unknown; use {', '.join(class_names)}")
+    if problem := disagreement(name, bool(mask.any()), class_names):
+        remedy = "correct one of them" if given else "the class was given before: send the right one with the mask"
+        raise RequestError(422, f"{problem}: class and mask contradict each other; {remedy}")
+    return {key: value for key, value in info.items() if key != "class_unknown"} | {"class": name}
 
 
 def warnings(info: dict, mask: np.ndarray, class_names: list[str]) -> list[str]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import threading
 import time
 from pathlib import Path
 
-from scripts.files import sha256, write_json, write_whole
-from scripts.networks import settings_file, stored_settings
+from breast_ultrasound.files import sha256, write_json, write_whole
+from breast_ultrasound.predictor import Predictor
+from breast_ultrasound.weights import settings_file, stored_settings
+
+
+@functools.lru_cache(8)
+def _digest(weights: Path, changed_ns: int) -> str:
+    return sha256(weights)
 
 
 class Models:
@@ -34,15 +42,48 @@ class Models:
         if not self.shipped.is_file():
             raise FileNotFoundError(f"{self.shipped}: missing; train the bundle (README.md), or name one with weights")
         self.class_names = stored_settings(self.shipped)["class_names"]
+        self._lock = threading.Lock()
+        self._loaded: tuple = ()  # path and time of the weights in _predictors
+        self._predictors: dict[str, Predictor] = {}
 
     def serving(self) -> Path:
         """The weights that answer now."""
         return self.own if self.own.is_file() else self.shipped
 
+    def digest(self) -> str:
+        """SHA-256 of the weights that answer now."""
+        weights = self.serving()
+        return _digest(weights, weights.stat().st_mtime_ns)
+
+    def predictor(self, device: str = "") -> Predictor:
+        """The bundle's inference with the weights that serve; loaded anew where others do.
+
+        Args:
+            device: of PyTorch, such as ``cpu``; a GPU by default, where there is one.
+
+        Raises:
+            ValueError: the weights are damaged.
+        """
+        weights = self.serving()
+        loaded = weights, weights.stat().st_mtime_ns
+        with self._lock:
+            if loaded != self._loaded:
+                self._predictors.clear()
+                self._loaded = loaded
+            if device not in self._predictors:
+                ids = {"device": device} if device else {}
+                # A person looks at each answer, and is told of the check
+                ids |= {"predict_refused": True}
+                self._predictors[device] = Predictor(self.bundle, ckpt_dir=str(weights.parent), **ids)
+            return self._predictors[device]
+
     def history(self) -> list[dict]:
         """Entries of all trainings, oldest first."""
         file = self.folder / "history.json"
-        return json.loads(file.read_text(encoding="utf-8"))["trainings"] if file.is_file() else []
+        try:
+            return list(json.loads(file.read_text(encoding="utf-8"))["trainings"]) if file.is_file() else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file}: damaged ({type(error).__name__}); restore it or move it away") from None
 
     def training_started(self) -> None:
         """Note that a training was asked for; a crash leaves the note behind."""
@@ -54,7 +95,12 @@ class Models:
 
     def training_cut_off(self) -> str:
         """When the training began that was cut off by the end of the server; empty where none was."""
-        return json.loads(self.note.read_text(encoding="utf-8"))["time"] if self.note.is_file() else ""
+        if not self.note.is_file():
+            return ""
+        try:
+            return str(json.loads(self.note.read_text(encoding="utf-8"))["time"])
+        except (ValueError, KeyError, TypeError):  # cut off with it
+            return "an unknown time"
 
     def keep(self, weights: Path) -> Path:
         """Copy weights into the folder under a name of their own, and return it."""

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import functools
-import io
-import json
+import hashlib
+import itertools
+import math
 import os
 import re
 import shutil
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, BackgroundTasks, File, Form, UploadFile
+from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.others.generic import name_to_device
 from PIL import Image
+from pydantic import BaseModel, Field
 
-from scripts.data import EXTENSIONS, names_a_picture
-from scripts.files import sha256
-from scripts.transforms import open_image, to_grey
+from breast_ultrasound.images import EXTENSIONS, NORMAL, is_image_name
+from breast_ultrasound.transforms import disagreement
 
-from . import readers
-from .box import fuse, surroundings
-from .datastore import Unlabelled
-from .endpoints import ONE_AT_A_TIME
+from . import login, readers, study
+from .box import RULE, Box, ask
+from .clicks import Click, ask_at
+from .consensus import common_class, is_read, majority, says, staple
+from .datastore import ONE_AT_A_TIME, Kept, Unlabelled, grey_of
+from .endpoints import PLAIN_BYTES, UPLOAD_BYTES
 from .errors import RequestError
 from .export import export
+from .infer import answer
+from .pixels import STEPS, base64_png, png, to_steps
+from .readers import Answer, Reading
+from .summary import summary
 
 PAGE = Path(__file__).resolve().parents[1] / "page"
 # Nothing but this server's own files runs or is shown; no other page may frame this one.
@@ -39,14 +48,15 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+CLICKS = 50  # at most, of one image; the model is asked about each
 SMALL = 160  # pixels, the longer side of a thumbnail
 EPOCH = re.compile(r"[Ee]poch\D{0,3}(\d+)\s*/\s*(\d+)")
-router = APIRouter(prefix="/annotate/api")
+router = APIRouter(prefix="/annotate/api", max_body_size=PLAIN_BYTES)
 files = StaticFiles(directory=PAGE, html=True)
 
 
-def alone(route):
-    """A call that uses folder or model, one at a time with MONAI Label's own."""
+def one_at_a_time(route):
+    """A call that uses folder or state, one at a time with MONAI Label's own."""
 
     @functools.wraps(route)
     def call(*values, **named):
@@ -56,27 +66,11 @@ def alone(route):
     return call
 
 
-def png(image: Image.Image) -> bytes:
-    """An image as PNG, written quickly."""
-    buffer = io.BytesIO()
-    image.save(buffer, "png", compress_level=1)
-    return buffer.getvalue()
-
-
-def base64_png(pixels: np.ndarray) -> str:
-    """8-bit pixels (height, width) as PNG in base64."""
-    return base64.b64encode(png(Image.fromarray(pixels))).decode("ascii")
-
-
-def path_of(image: str) -> str:
-    """File of a readable image of the folder."""
+def grey(image: str) -> np.ndarray:
+    """An image of the folder as the model sees it: 8-bit grey (height, width)."""
     with ONE_AT_A_TIME:
-        return app_instance().datastore().picture(image)
-
-
-def grey(image: str) -> Image.Image:
-    """An image of the folder as the model sees it: 8-bit grey."""
-    return Image.fromarray(to_grey(open_image(path_of(image))))
+        path = app_instance().datastore().path(image)
+    return grey_of(path)
 
 
 def option(name: str) -> float:
@@ -84,21 +78,41 @@ def option(name: str) -> float:
     return float(app_instance().conf.get(name, 0))
 
 
-def infer(path: str) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Mask (bool) and lesion probability in [0, 1] of a file, both (height, width), and the answer's params."""
-    request = {"image": path, "device": name_to_device("cuda"), "probability_map": True, "logging": "WARNING"}
-    with ONE_AT_A_TIME:
-        mask_file, params = app_instance().infer_task(request)
-    arrays = []
-    for file in (mask_file, params.pop("probability_file")):
-        with Image.open(file) as image:
-            arrays.append(np.asarray(image))
-        os.unlink(file)
-    return arrays[0] > 0, arrays[1] / np.float32(255), params
+def asking(request: Request, reader: str = "") -> str:
+    """Name of the reader who asks, whom her token names, or the page where readers have no tokens.
+
+    Raises:
+        RequestError: no name, that of another reader, or of none in the study's list.
+    """
+    own, name = login.reader_of(request), " ".join(reader.split())
+    if own and name not in ("", own):
+        raise RequestError(403, f"this is the log-in of {own}, not of {name}")
+    name = own or name
+    if problem := study.name_problem(name):
+        raise RequestError(400, f"reader: {problem}")
+    listed = app_instance().study
+    if listed.role(name) is None:
+        raise RequestError(403, f"{name} is no reader of this study; choose among {', '.join(listed.readers)}")
+    return name
 
 
-@contextlib.contextmanager
-def kept(upload: UploadFile, suffix: str):
+def adjudicating(reader: Annotated[str, Depends(asking)]) -> str:
+    """``asking`` for what shows the labels of others.
+
+    Raises:
+        RequestError: as ``asking``, or the reader is no adjudicator.
+    """
+    if app_instance().study.role(reader) != study.ADJUDICATOR:
+        raise RequestError(403, f"{reader} reads, and does not see what others say; ask an adjudicator")
+    return reader
+
+
+Reader = Annotated[str, Depends(asking)]
+Adjudicator = Annotated[str, Depends(adjudicating)]
+
+
+@contextmanager
+def received(upload: UploadFile, suffix: str) -> Iterator[str]:
     """Path of a file that was sent, removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"sent{suffix}"
@@ -108,168 +122,302 @@ def kept(upload: UploadFile, suffix: str):
 
 
 @router.get("/config")
-def config() -> dict:
-    """Names of the classes in the set's order, how the next image can be chosen, and the mask's threshold."""
+def config(request: Request) -> dict:
+    """Names of the classes in the set's order, how the next image can be chosen, the steps of maps, types of images,
+    what tells this folder of images from others.
+
+    ``disagreement`` says for each class what contradicts it where there is no outline, and where there is one;
+    ``reader`` is the one whose token this is; ``readers`` are those of the study's list and what they may do.
+    """
     app = app_instance()
-    classes = app.models.class_names
+    names = app.models.class_names
+    own = login.reader_of(request)
     return {
-        "classes": classes,
-        "no_lesion": "normal" if "normal" in classes else None,
-        "orders": {name: strategy.description for name, strategy in app._strategies.items()},
-        "threshold": app.infer_task.bundle_config.get_parsed_content("mask_threshold"),
+        "classes": names,
+        "no_lesion": NORMAL if NORMAL in names else None,
+        "disagreement": {name: [disagreement(name, outline, names) for outline in (False, True)] for name in names},
+        "orders": {name: strategy.description for name, strategy in app.orders.items()},
+        "steps": STEPS,
+        "extensions": EXTENSIONS,
+        "folder": hashlib.sha256(os.fsencode(os.path.realpath(app.studies))).hexdigest()[:12],
+        "reader": own,
+        "readers": {own: app.study.role(own)} if own else app.study.readers,
+        "fields": app.study.fields,
+        "hide_names": app.study.hide_names,
     }
 
 
 def progress(reader: str) -> dict:
-    """How many images a reader has labelled, of how many."""
+    """How many of her images a reader has labelled, of how many."""
     store = app_instance().datastore()
-    return {"labelled": len(readers.labels(store, readers.tag(reader))), "of": len(store.list_images())}
+    own = set(app_instance().study.assigned(reader, store.list_images()))
+    return {"labelled": len(own & store.labels(readers.tag(reader)).keys()), "of": len(own)}
+
+
+class NextImage(BaseModel):
+    """By which strategy the next image is chosen, which ones the page has already, and which window asks."""
+
+    order: str = "first"
+    skip: set[str] = set()
+    window: str = ""
+
+
+WINDOW_S = 600  # a window that has asked for nothing for so long is taken as closed
+windows: dict[str, dict[str, float]] = {}  # of each reader, and when they asked last
+
+
+def other_window(reader: str, window: str) -> int | None:
+    """Minutes since another window of this reader asked for an image; None where there is none."""
+    now, own = time.monotonic(), windows.setdefault(reader, {})
+    own[window] = now
+    other = max((then for name, then in own.items() if name != window), default=-math.inf)
+    return int((now - other) / 60) if now - other < WINDOW_S else None
 
 
 @router.post("/next")
-@alone
-def following(request: dict) -> dict:
-    """The next image of a reader (``image``, None where none is left), and whether she sees it ``again``.
-
-    Args:
-        request: ``reader``, ``order`` (a strategy), ``skip`` (ids that the page has already).
-    """
-    app, reader, order = app_instance(), request.get("reader"), request.get("order", "first")
-    store, skip = app.datastore(), set(request.get("skip", []))
-    done = set(readers.labels(store, readers.tag(reader)))
-    if order not in app._strategies:
-        raise RequestError(404, f"order {order!r} is unknown; use {', '.join(app._strategies)}")
-    repeated = readers.to_repeat(store, reader, option("repeated"), skip)
+@one_at_a_time
+def next_image(asked: NextImage, reader: Reader) -> dict:
+    """The next image of a reader (``image``, None where none is left), and whether she sees it ``again``."""
+    app = app_instance()
+    store = app.datastore()
+    if asked.order not in app.orders:
+        raise RequestError(404, f"order {asked.order!r} is unknown; use {', '.join(app.orders)}")
+    told = {"other_window": other_window(reader, asked.window), **progress(reader)}
+    repeated = readers.to_repeat(store, reader, option("repeated"), asked.skip)
     if repeated:
-        return {"image": repeated, "again": True, **progress(reader)}
-    unlabelled = [name for name in store.list_images() if name not in done | skip]
-    answer = app._strategies[order]({"strategy": order}, Unlabelled(store, unlabelled)) or {"id": None}
-    return {"image": answer["id"], "again": False, "left_out": answer.get("left_out", []), **progress(reader)}
+        return {"image": repeated, "again": True, "left_out": [], **told}
+    done = store.labels(readers.tag(reader)).keys() | asked.skip
+    unlabelled = [name for name in app.study.assigned(reader, store.list_images()) if name not in done]
+    chosen = app.orders[asked.order]({"strategy": asked.order}, Unlabelled(store, unlabelled)) or {"id": None}
+    return {"image": chosen["id"], "again": False, "left_out": chosen.get("left_out", []), **told}
 
 
 @router.get("/image")
 def image(image: str) -> Response:
-    """An image as PNG, 8-bit grey."""
-    return Response(png(grey(image)), media_type="image/png")
+    """An image as PNG, 8-bit grey; its ETag tells contents apart."""
+    content = png(Image.fromarray(grey(image)))
+    return Response(content, media_type="image/png", headers={"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
 
 
 @router.get("/thumbnail")
 def thumbnail(image: str) -> Response:
     """The same, small."""
-    small = grey(image)
+    small = Image.fromarray(grey(image))
     small.thumbnail((SMALL, SMALL))
     return Response(png(small), media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
 
+def as_map(probability: np.ndarray, rule: dict[str, float]) -> dict:
+    """A probability map as PNG in steps, and the values that make a mask of it by ``transforms.LesionMaskd``."""
+    return {"probability": base64_png(to_steps(probability)), "rule": rule}
+
+
+def sent(kept: Kept) -> dict:
+    """A label as the page gets it; ``mark`` tells it from the one that replaces it."""
+    return {**kept.info, "mask": mask_png(kept.mask()), "mark": readers.mark(kept)}
+
+
+def mask_png(mask: np.ndarray) -> str:
+    """A mask (height, width), bool, as PNG of 0 and 255 in base64."""
+    return base64_png(255 * mask.astype(np.uint8))
+
+
 @router.get("/reading")
-@alone
-def reading(image: str, reader: str, again: bool = False) -> dict:
-    """What the page shows on an image: ``suggestion`` (None where it is withheld) and the reader's own ``label``."""
-    app = app_instance()
-    store, tag = app.datastore(), readers.tag(reader, again)
-    path = store.picture(image)
-    label = readers.labels(store, tag).get(image)
-    if label:
-        label = {**label, "mask": base64_png(255 * store.mask(image, tag).astype(np.uint8))}
-    withheld = readers.chance("suggestion", tag, image) < option("without_suggestion")
+def reading(image: str, reader: Reader, again: bool = False) -> dict:
+    """What the page shows on an image: ``suggestion`` (None where it is withheld), the reader's own ``label``, and the
+    times of ``versions`` of it."""
+    app, tag = app_instance(), readers.tag(reader, again)
+    pixels = grey(image)
+    with ONE_AT_A_TIME:
+        store = app.datastore()
+        label, names = store.label(image, tag), store.list_images()
+        versions = list(store.versions(image, tag))
+    withheld = app.study.withheld(reader, image, names, option("without_suggestion"))
     suggestion = None
     if not withheld:
-        mask, probability, params = infer(path)
-        suggestion = {name: params[name] for name in ("class", "classification")}
-        suggestion |= {name: params.get(name) for name in ("suspicious", "unsure", "disagreement")}
-        suggestion["mask"] = base64_png(255 * mask.astype(np.uint8))
-        suggestion["probability"] = base64_png((255 * probability).round().astype(np.uint8))
-        suggestion["weights"] = sha256(app.infer_task.get_path())[:8]
-    return {"label": label, "withheld": withheld, "suggestion": suggestion}
+        predictor = app.models.predictor()
+        prediction = predictor(pixels)
+        suggestion = {
+            **answer(prediction),
+            **as_map(prediction.lesion_probability, predictor.mask_rule),
+            "mask": mask_png(prediction.mask),
+            "weights": app.models.digest()[:8],
+        }
+    return {"label": label and sent(label), "withheld": withheld, "suggestion": suggestion, "versions": versions}
+
+
+@router.get("/version")
+def version(image: str, version: str, reader: Reader, again: bool = False, final: bool = False) -> dict:
+    """An earlier label of an image: the reader's own, or the final one."""
+    tag = readers.FINAL if final else readers.tag(reader, again)
+    if final:
+        adjudicating(reader)
+    with ONE_AT_A_TIME:
+        found = app_instance().datastore().versions(image, tag).get(version)
+    if not found:
+        raise RequestError(404, f"image {image!r} has no earlier label {version!r}")
+    return sent(found)
+
+
+class DrawnBox(BaseModel):
+    """Where a person sees the lesion: left, top, right, bottom, in pixels."""
+
+    image: str
+    box: Box
 
 
 @router.post("/box")
-def box(request: dict) -> dict:
-    """The lesion's ``probability`` (PNG) where a person has drawn a box (left, top, right, bottom, in pixels)."""
-    name = str(request.get("image"))
-    whole = grey(name)
+def ask_box(drawn: DrawnBox) -> dict:
+    """The lesion's map where a person has drawn a box."""
+    pixels = grey(drawn.image)
+    inside = box_inside(drawn.box, pixels)
+    predictor = app_instance().models.predictor()
+    whole = predictor(pixels).lesion_probability
     try:
-        left, top, right, bottom = (int(value) for value in request["box"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(400, "box needs four whole numbers: left, top, right, bottom") from error
-    drawn = max(0, left), max(0, top), min(whole.width, right), min(whole.height, bottom)
-    if drawn[2] - drawn[0] < 2 or drawn[3] - drawn[1] < 2:
-        raise RequestError(400, f"box {request['box']} is empty or outside the image")
-    with tempfile.TemporaryDirectory() as folder:
-        crop = Path(folder) / "crop.png"
-        whole.crop(surroundings(drawn, *whole.size)).save(crop, compress_level=1)
-        inside = infer(str(crop))[1]
-    first = infer(path_of(name))[1]
-    return {"probability": base64_png((255 * fuse(first, inside, drawn)).round().astype(np.uint8))}
+        return as_map(ask(predictor, pixels, whole, inside), RULE)
+    except ValueError as error:
+        raise RequestError(422, f"the surroundings of the box: {error}") from error
 
 
-@router.put("/label")
-@alone
-def save(image: str, reader: str, again: bool = False, params: str = Form("{}"), mask: UploadFile = File(...)) -> dict:
-    """Keep a reader's mask and class (or ``cannot_tell``), add a line to the log, and tell the progress.
+def box_inside(box: Box, pixels: np.ndarray) -> Box:
+    """A box as far as it is within the image (height, width).
 
-    What she says at first also becomes the label that trains; "cannot tell" takes it back where it was her own.
+    Raises:
+        RequestError: it is less than two pixels wide or high there.
     """
+    (height, width), (left, top, right, bottom) = pixels.shape, box
+    inside = max(0, left), max(0, top), min(width, right), min(height, bottom)
+    if inside[2] - inside[0] < 2 or inside[3] - inside[1] < 2:
+        raise RequestError(400, f"box {list(box)} is empty or outside the image")
+    return inside
+
+
+class Clicks(BaseModel):
+    """Where a person has clicked, in pixels, and whether the lesion is there; the box before, if there was one."""
+
+    clicks: list[Click] = Field(min_length=1, max_length=CLICKS)
+    box: Box | None = None
+
+
+@router.post("/clicks", max_body_size=UPLOAD_BYTES)
+def ask_clicks(image: str, params: str = Form("{}"), mask: UploadFile = File(...)) -> dict:
+    """The lesion's map after a person has clicked, where ``mask`` was drawn."""
+    asked = Clicks.model_validate_json(params)
+    pixels = grey(image)
+    box = asked.box and box_inside(asked.box, pixels)
+    for x, y, _ in asked.clicks:
+        if not (0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]):
+            raise RequestError(400, f"click {[x, y]} is outside the image")
+    with received(mask, ".png") as path, ONE_AT_A_TIME:
+        drawn = app_instance().datastore().read_label(image, path)
+    try:
+        return as_map(*ask_at(app_instance().models.predictor(), pixels, drawn, asked.clicks, box))
+    except ValueError as error:
+        raise RequestError(422, f"the surroundings of the box: {error}") from error
+
+
+@router.put("/label", max_body_size=UPLOAD_BYTES)
+def save(
+    image: str, reader: Reader, again: bool = False, params: str = Form("{}"), mask: UploadFile = File(...)
+) -> dict:
+    """Keep what a reader says of an image, add a line to the log, and tell the progress."""
     app = app_instance()
-    store, values = app.datastore(), json.loads(params)
-    tag, counted = readers.tag(reader, again), readers.counted(values)
-    told = {"class": str(values.get("class") or ""), "cannot_tell": values.get("cannot_tell") is True}
-    if not told["class"] and not told["cannot_tell"]:
-        raise RequestError(422, f"no class; say one of {', '.join(store.class_names)}, or that you cannot tell")
-    info = {"reader": reader, **({"cannot_tell": True} if told["cannot_tell"] else {"class": told["class"]})}
-    if told["cannot_tell"] and image in readers.labels(store, tag):
-        store.remove_label(image, tag)  # its class would stay with a mask that comes without one
-    with kept(mask, ".png") as path:
-        store.save_label(image, path, tag, info)
-        if not again and not told["cannot_tell"]:
-            store.save_label(image, path, "final", info)
-    final = readers.labels(store, "final").get(image)
-    if told["cannot_tell"] and not again and final and final.get("reader") == reader:
-        store.remove_label(image, "final")
-    line = {
-        "reader": reader,
-        "image": image,
-        "again": int(again),
-        **counted,
-        "area_px": int(store.mask(image, tag).sum()),
+    read = Reading.model_validate_json(params)
+    check_fields(read)
+    with received(mask, ".png") as path, ONE_AT_A_TIME:
+        pixels = app.datastore().read_label(image, path)
+        readers.keep(app.datastore(), app.studies, image, reader, again, read, pixels)
+        return progress(reader)
+
+
+def check_fields(said: Answer) -> None:
+    """Refuse what the study does not ask for.
+
+    Raises:
+        RequestError: naming it.
+    """
+    fields = app_instance().study.fields
+    for name, value in said.fields.items():
+        if name not in fields or value not in fields[name]:
+            raise RequestError(422, f"{name}: {value!r} is not asked for in {study.STUDY_FILE}")
+
+
+@router.get("/outlines")
+def outlines(image: str, reader: Adjudicator) -> dict:
+    """What is needed to settle an image: ``labels`` of its readers, what most of them and STAPLE make of these, the
+    ``final`` label that there is, if any, and the times of its ``versions``."""
+    with ONE_AT_A_TIME:
+        store = app_instance().datastore()
+        given = readers.outlines(store, image)
+        final, versions = store.label(image, readers.FINAL), list(store.versions(image, readers.FINAL))
+    drawn = [one["mask"] for one in given if is_read(one["info"])]
+    infos = [one["info"] for one in given]
+    ways = {"majority": majority, "staple": staple} if len(drawn) > 1 else {}
+    return {
+        "labels": [
+            {**one["info"], "reader": one["reader"], "says": says(one["info"]), "mask": mask_png(one["mask"])}
+            for one in given
+        ],
+        "class": common_class(infos),
+        "consensus": {name: mask_png(way(drawn)) for name, way in ways.items()},
+        "final": final and sent(final),
+        "versions": versions,
     }
-    line |= {"class": told["class"] or "cannot tell", "class_model": str(values.get("class_model") or "")}
-    readers.add_to_log(app.studies, line)
-    return progress(reader)
+
+
+@router.put("/final", max_body_size=UPLOAD_BYTES)
+def settle(image: str, reader: Adjudicator, params: str = Form("{}"), mask: UploadFile = File(...)) -> dict:
+    """Keep the final label of an image as an adjudicator says, and tell its ``source``."""
+    said = Answer.model_validate_json(params)
+    check_fields(said)
+    with received(mask, ".png") as path, ONE_AT_A_TIME:
+        store = app_instance().datastore()
+        info = readers.adjudicate(store, image, reader, said, store.read_label(image, path))
+    return {"source": info["source"]}
 
 
 @router.get("/images")
-@alone
-def images(reader: str) -> list[dict]:
-    """All images by name, with who labelled them and when, and whether mask and class of the model disagree."""
+@one_at_a_time
+def images(reader: Reader) -> list[dict]:
+    """A reader's images by name, with what she said and when; an adjudicator sees who else labelled them."""
     app = app_instance()
-    own, scores = readers.tag(reader), app.disagreement.scores()
-    result = []
-    for name, entry in sorted(app.datastore().json()["objects"].items()):
-        given = {tag: label["info"] for tag, label in entry["labels"].items() if tag.startswith(readers.PREFIX)}
-        mine = given.get(own, {})
-        state = "cannot tell" if mine.get("cannot_tell") else "labelled" if own in given else "open"
-        by = [{"reader": tag.removeprefix(readers.PREFIX), "time": info.get("ts")} for tag, info in given.items()]
-        result.append({"image": name, "state": state, "class": mine.get("class", ""), "by": by})
-        result[-1]["disagree"] = scores.get(name, 0) > 1
-    return result
+    store, scores = app.datastore(), app.disagreement.scores()
+    shown = app.study.role(reader) == study.ADJUDICATOR
+    tags = [tag for tag in store.tags() if tag.startswith(readers.PREFIX)] if shown else [readers.tag(reader)]
+    given = {tag: store.labels(tag) for tag in tags}
+    own = given.get(readers.tag(reader), {})
+    return [
+        {
+            "image": name,
+            "state": says(own[name].info) if name in own else "open",
+            "labelled": name in own,
+            "marks": [mark for mark in ("flag", "class_unsure", "comment") if name in own and own[name].info.get(mark)],
+            "by": [
+                {"reader": readers.name_of(tag, {name: labels[name]}), "time": labels[name].info.get("ts")}
+                for tag, labels in given.items()
+                if name in labels
+            ],
+            "disagree": scores.get(name, 0) > 1,
+        }
+        for name in app.study.assigned(reader, store.list_images())
+    ]
 
 
-@router.post("/images")
-@alone
+@router.post("/images", max_body_size=UPLOAD_BYTES)
+@one_at_a_time
 def upload(file: UploadFile = File(...)) -> dict:
     """Add an image to the folder; none is ever replaced."""
     name, suffix = os.path.splitext(file.filename or "")
-    if not names_a_picture(file.filename or ""):
+    if not is_image_name(file.filename or ""):
         raise RequestError(
             422, f"{suffix or 'a name without extension'} is no kind of image; send {', '.join(EXTENSIONS)}"
         )
-    with kept(file, suffix) as path:
+    with received(file, suffix) as path:
         return {"image": app_instance().datastore().add_image(name, path, {})}
 
 
 @router.get("/training")
-@alone
+@one_at_a_time
 def training() -> dict:
     """The latest training of this server: ``status``, ``done`` in [0, 1], last lines; and what became of all."""
     task, _ = AsyncTask.status("train")
@@ -281,21 +429,50 @@ def training() -> dict:
         "done": int(epochs[-1][1]) / int(epochs[-1][2]) if epochs else 0,
         "lines": lines[-5:],
         "history": [{name: entry[name] for name in ("time", "outcome")} for entry in app_instance().models.history()],
-        "weights": sha256(app_instance().infer_task.get_path())[:8],
+        "weights": app_instance().models.digest()[:8],
     }
 
 
+AGREEMENT = readers.Agreement()
+_computing = threading.Lock()  # of two who ask at once, the second one finds what the first one computed
+
+
 @router.get("/agreement")
-@alone
-def agreement() -> list[dict]:
-    """How well the readers agree."""
-    return readers.agreement(app_instance().datastore())
+def agreement(reader: Adjudicator) -> dict:
+    """How well the readers agree, with one another and with labels known to be right (``pairs``), and the images in
+    which they differ, with what became of each."""
+    with ONE_AT_A_TIME:
+        store = app_instance().datastore()
+        found = {tag: store.labels(tag) for tag in (*readers.reader_tags(store), readers.GOLD)}
+        final = store.labels(readers.FINAL)
+    with _computing:
+        pairs = AGREEMENT.pairs(found)
+    of_readers = [pair["differing"] for pair in pairs if pair["second"] != readers.GOLD]
+    differing = dict.fromkeys(itertools.chain(*of_readers))
+    return {
+        "pairs": pairs,
+        "differing": [
+            {"image": name, "source": final[name].info.get("source", "") if name in final else ""} for name in differing
+        ],
+    }
+
+
+@router.get("/summary")
+def study_summary(reader: Adjudicator) -> dict:
+    """What the study came to, with intervals."""
+    with ONE_AT_A_TIME:
+        store = app_instance().datastore()
+        found = {tag: store.labels(tag) for tag in readers.reader_tags(store)}
+    with _computing:
+        return summary(found, app_instance().studies)
 
 
 @router.get("/export")
-def download(background: BackgroundTasks) -> FileResponse:
+def download(background: BackgroundTasks, reader: Adjudicator) -> FileResponse:
     """All labels as one ZIP."""
     with ONE_AT_A_TIME:
-        path = export(app_instance().datastore(), app_instance().studies)
+        store = app_instance().datastore()
+        labels = {tag: store.labels(tag) for tag in (readers.FINAL, *readers.reader_tags(store))}
+    path = export(labels, store.class_names, app_instance().studies)
     background.add_task(os.unlink, path)
     return FileResponse(path, media_type="application/zip", filename="labels.zip", background=background)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Iterator
 from typing import Annotated, BinaryIO
 from urllib.parse import urlsplit
@@ -21,12 +22,16 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Stre
 from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from . import login, page
-from .endpoints import ONE_AT_A_TIME, PLAIN_BYTES, UPLOAD_BYTES, offer
-from .errors import RequestError
+from .consensus import is_read
+from .datastore import ONE_AT_A_TIME
+from .endpoints import PLAIN_BYTES, UPLOAD_BYTES, add_routes
+from .errors import RequestError, in_one_line
+from .export import dataset_archive
 
 logger = logging.getLogger(__name__)
 LOCAL = ["127.0.0.1", "localhost"]
@@ -75,10 +80,10 @@ async def answer_not_found(request: Request, error: MONAILabelException) -> JSON
 
 
 @app.exception_handler(RequestValidationError)
-async def answer_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Parameters of another type or missing ones, in one sentence."""
-    problems = [f"{'.'.join(map(str, entry['loc'][1:])) or 'body'}: {entry['msg']}" for entry in error.errors()]
-    return refuse(422, "; ".join(problems))
+@app.exception_handler(ValidationError)
+async def answer_invalid(request: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
+    """Values of another type or range, and missing ones, in one sentence."""
+    return refuse(422, in_one_line(error.errors()))
 
 
 @app.exception_handler(413)
@@ -100,15 +105,19 @@ async def answer_disk(request: Request, error: OSError) -> JSONResponse:
 async def guard(request: Request, call_next):
     """Refuse what must not be done before MONAI Label sees it."""
     try:
-        check(request)
+        check_head(request)
     except RequestError as error:
         return refuse(error.status, str(error))
-    if not login.admitted(request):
+    if not await login.admitted(request):
         wants_page = "text/html" in request.headers.get("accept", "")
         return RedirectResponse("/annotate/login.html") if wants_page else refuse(401, "log in at /annotate/")
+    if not login.allowed(request):
+        return refuse(403, "a reader's token is for /annotate/ alone; use the server's own")
     if request.url.path in ("/logs", "/logs/") and request.query_params.get("text") != "true":
         return RedirectResponse(request.url.include_query_params(text="true"))
+    app_instance().behind.asked = time.monotonic()
     response = await call_next(request)
+    app_instance().behind.asked = time.monotonic()
     own = request.url.path.startswith("/annotate")
     response.headers["Content-Security-Policy"] = page.POLICY if own else "default-src 'self'"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
@@ -116,7 +125,7 @@ async def guard(request: Request, call_next):
     return response
 
 
-def check(request: Request) -> None:
+def check_head(request: Request) -> None:
     """Look at a request's head.
 
     Raises:
@@ -136,7 +145,7 @@ def check(request: Request) -> None:
         raise RequestError(413, f"{length} bytes are too many; send at most {most}")
 
 
-offer(app)
+add_routes(app)
 # Without it no other origin may read an answer; the guard refuses to act for one as well.
 app.user_middleware[:] = [entry for entry in app.user_middleware if entry.cls is not CORSMiddleware]
 hosts = [name for name in os.environ.get("LABEL_APP_HOSTS", "").split(",") if name]
@@ -153,7 +162,10 @@ async def start_page() -> HTMLResponse:
 def dataset(limit_cases: Annotated[int | None, Query(ge=1)] = None) -> StreamingResponse:
     """Images and submitted labels as ZIP archive."""
     with ONE_AT_A_TIME:
-        archive = app_instance().datastore().archive(limit_cases)
+        store = app_instance().datastore()
+        labels, state = store.labels("final"), store.json()
+    trained = {name: kept for name, kept in labels.items() if is_read(kept.info)}
+    archive = dataset_archive(trained, state, limit_cases)
     headers = {"Content-Disposition": 'attachment; filename="dataset.zip"'}
     return StreamingResponse(chunks(archive), media_type="application/zip", headers=headers)
 

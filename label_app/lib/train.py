@@ -11,24 +11,38 @@ from pathlib import Path
 
 import monai.bundle
 from monailabel.interfaces.tasks.train import TrainTask
+from pydantic import BaseModel, ConfigDict, Field
 
-from scripts.data import UNKNOWN_CLASS
-from scripts.files import write_json
+from breast_ultrasound.data import UNKNOWN_CLASS
+from breast_ultrasound.files import write_json
+from breast_ultrasound.weights import stored_settings
 
-from .datastore import PictureDatastore
+from .datastore import ImageDatastore
 from .errors import RequestError
 from .models import Models
+from .problems import label_problem
 from .split import hold_out
 
 logger = logging.getLogger(__name__)
-OPTIONS = {"max_epochs": 20, "val_split": 0.2, "learning_rate": 0.0005, "batch_size": 8, "pretrained": True}
 
 
-class PictureTrain(TrainTask):
+class TrainingOptions(BaseModel):
+    """What a client may choose of a training."""
+
+    model_config = ConfigDict(strict=True)
+
+    max_epochs: int = Field(20, ge=1, le=1000)
+    val_split: float = Field(0.2, gt=0, lt=1)
+    learning_rate: float = Field(0.0005, gt=0, lt=1)
+    batch_size: int = Field(8, ge=1, le=64)
+    pretrained: bool = True
+
+
+class ImageTrain(TrainTask):
     """Trains from the weights that serve, compares both on labels held out, and lets the better one serve.
 
     The last epoch counts and nothing is chosen on the labels held out, which stay the same from training to training;
-    a label that once trained serving weights is never held out. Options of a request are those of ``OPTIONS``.
+    a label that once trained serving weights is never held out. Options of a request are those of ``TrainingOptions``.
 
     Args:
         models: the bundle, and where the new weights go.
@@ -40,43 +54,47 @@ class PictureTrain(TrainTask):
 
     def config(self) -> dict:
         """Options and their defaults, as a client shows them."""
-        return dict(OPTIONS)
+        return TrainingOptions().model_dump()
 
     def stats(self) -> dict:
         """The latest training's entry."""
         history = self.models.history()
         return history[-1] if history else {}
 
-    def labels(self, datastore: PictureDatastore) -> Iterator[dict]:
-        """Items ``{"id", "image", "label", "class"}`` of all usable labels, the class an index, -1 where unknown.
+    def labels(self, datastore: ImageDatastore) -> Iterator[dict]:
+        """Items ``{"id", "image", "label", "class", "unaided"}`` of all usable labels.
+
+        The class is an index, -1 where unknown; ``unaided`` says whether the reader saw no suggestion.
 
         Raises:
             RequestError: there is none.
         """
         found = False
         for name in datastore.get_labeled_images():
-            problem = datastore.label_problem(datastore.get_label_uri(name, "final"))
+            problem = label_problem(datastore, datastore.get_label_uri(name, "final"))
             if problem:
                 logger.error(f"left out: label of {name}: {problem}")
                 continue
             found = True
-            given = datastore.get_label_info(name, "final").get("class")
+            info = datastore.get_label_info(name, "final")
+            given, unaided = info.get("class"), info.get("suggestion") in ("withheld", "none")
             index = self.models.class_names.index(given) if given in self.models.class_names else UNKNOWN_CLASS
             paths = {"image": datastore.get_image_uri(name), "label": datastore.get_label_uri(name, "final")}
-            yield {"id": name, **paths, "class": index}
+            yield {"id": name, **paths, "class": index, "unaided": unaided}
         if not found:
             raise RequestError(400, "no label to learn from; submit one or more with PUT /datastore/label")
 
-    def __call__(self, request: dict, datastore: PictureDatastore) -> dict:
+    def __call__(self, request: dict, datastore: ImageDatastore) -> dict:
         """Train, compare, note, and return the entry of the history.
 
         Raises:
-            RequestError: there is no label, an option is not valid, or the training diverged.
+            RequestError: there is no label, or the training diverged.
+            ValidationError: an option is not valid.
         """
-        options = {name: request.get(name, default) for name, default in OPTIONS.items()}
-        check_options(options)
+        options = TrainingOptions.model_validate(request).model_dump()
         items = list(self.labels(datastore))
-        held_out = hold_out([item["id"] for item in items], options["val_split"], self.models.history())
+        unaided = frozenset(item["id"] for item in items if item["unaided"])
+        held_out = hold_out([item["id"] for item in items], options["val_split"], self.models.history(), unaided)
         parts = {
             "training": [item for item in items if item["id"] not in held_out],
             "held_out": [item for item in items if item["id"] in held_out],
@@ -89,6 +107,7 @@ class PictureTrain(TrainTask):
         # The trainer looks at the labels held out after the last epoch only; without any it needs some image.
         write_json(work / "train.json", {"training": parts["training"], "validation": parts["held_out"] or items})
         start = str(self.models.serving()) if options["pretrained"] else ""
+        size = {"image_size": stored_settings(start)["image_size"]} if start else {}
         self._run(
             "training",
             ["train"],
@@ -98,6 +117,7 @@ class PictureTrain(TrainTask):
             learning_rate=options["learning_rate"],
             batch_size=options["batch_size"],
             pretrained=start,
+            **size,
         )
         new = work / "model.pt"
         if not new.is_file():  # no score is larger than one that is not a number
@@ -107,6 +127,7 @@ class PictureTrain(TrainTask):
             **options,
             "training": sorted(item["id"] for item in parts["training"]),
             "held_out": held_out,
+            "held_out_unaided": len(unaided.intersection(held_out)),
             "score_before": None,
             "score_after": None,
             "promoted": False,
@@ -125,7 +146,7 @@ class PictureTrain(TrainTask):
         """The bundle's score (mean of lesion Dice and macro F1) on the labels held out, by evaluate.json."""
         # With the calibration beside the weights, as they serve
         paths = {"weights": str(weights), "ckpt_dir": str(weights.parent)}
-        self._run("evaluating", ["train", "evaluate"], work, part="validation", overwrite=True, **paths)
+        self._run("evaluating", ["train", "evaluate"], work, split="validation", overwrite=True, **paths)
         return json.loads((work / "metrics.json").read_text(encoding="utf-8"))["score"]
 
     def _run(self, run_id: str, configs: list[str], work: Path, **overrides) -> None:
@@ -141,30 +162,10 @@ class PictureTrain(TrainTask):
         )
 
 
-def check_options(options: dict) -> None:
-    """Refuse values that would fail later.
-
-    Raises:
-        RequestError: naming the option and its range.
-    """
-    unknown = [name for name in options if name not in OPTIONS]
-    if unknown:
-        raise RequestError(400, f"unknown option {', '.join(map(repr, unknown))}; use {', '.join(OPTIONS)}")
-    for name, kind, valid, expected in (
-        ("max_epochs", int, lambda v: 1 <= v <= 1000, "a whole number from 1 to 1000"),
-        ("batch_size", int, lambda v: 1 <= v <= 64, "a whole number from 1 to 64"),
-        ("val_split", (int, float), lambda v: 0 < v < 1, "a fraction between 0 and 1"),
-        ("learning_rate", (int, float), lambda v: 0 < v < 1, "a number between 0 and 1"),
-        ("pretrained", bool, lambda v: True, "true or false"),
-    ):
-        value = options[name]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or not valid(value):
-            raise RequestError(400, f"{name} is {value!r}; use {expected}")
-
-
 def outcome(entry: dict) -> str:
     """One line that says what became of a training."""
     if not entry["held_out"]:
-        return "not serving: no label to compare on; submit another label and train again"
+        return "not in use: no label to compare on; submit another label and train again"
     scores = f"score {entry['score_after']:.3f} against {entry['score_before']:.3f} on {len(entry['held_out'])} labels"
-    return f"now serving: {scores}" if entry["promoted"] else f"not serving: {scores} held out; kept beside the other"
+    scores += f" held out, {entry['held_out_unaided']} of them drawn without a suggestion"
+    return f"now in use: {scores}" if entry["promoted"] else f"not in use: {scores}; kept beside the other"

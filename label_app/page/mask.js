@@ -4,13 +4,41 @@
 export const empty = (width, height) => ({ width, height, data: new Uint8Array(width * height) });
 export const copy = (mask) => ({ ...mask, data: mask.data.slice() });
 export const area = (mask) => mask.data.reduce((sum, value) => sum + value, 0);
-export const isEmpty = (mask) => !mask.data.includes(1);
 
 export function dice(first, second) {
   let both = 0;
   for (let i = 0; i < first.data.length; i++) both += first.data[i] & second.data[i];
   const total = area(first) + area(second);
-  return total ? (2 * both) / total : 1;
+  return total ? (2 * both) / total : null; // nothing to compare
+}
+
+// What a reader has added (1) to a mask and erased (2) from it, over whatever the model makes there (0).
+export const untouched = ({ width, height }) => ({ width, height, data: new Uint8Array(width * height) });
+
+// Note in `own` where a mask differs from the one before; whether it does.
+export function note(own, before, mask) {
+  let changed = false;
+  for (let i = 0; i < mask.data.length; i++)
+    if (mask.data[i] !== before.data[i]) {
+      own.data[i] = mask.data[i] ? 1 : 2;
+      changed = true;
+    }
+  return changed;
+}
+
+// The model's mask with the reader's own pixels over it.
+export function over(base, own) {
+  const mask = copy(base);
+  for (let i = 0; i < own.data.length; i++) if (own.data[i]) mask.data[i] = own.data[i] === 1 ? 1 : 0;
+  return mask;
+}
+
+const only = (own, value) => toRuns({ data: own.data.map((found) => (found === value ? 1 : 0)) });
+export const ownRuns = (own) => ({ added: only(own, 1), erased: only(own, 2) });
+export function fromOwnRuns(width, height, { added, erased }) {
+  const own = fromRuns(width, height, added), gone = fromRuns(width, height, erased);
+  gone.data.forEach((value, i) => value && (own.data[i] = 2));
+  return own;
 }
 
 // A stroke of the brush from one point to another: all pixels within the radius of the line between them.
@@ -61,20 +89,20 @@ export function polygon(mask, points, value) {
   }
 }
 
-// Indices of the pixels connected with one, by their sides, that have its value; `seen` marks them.
-function region(mask, start, seen) {
+// Indices of the pixels connected with one that have its value, by their sides or by corners too; `seen` marks them.
+function region(mask, start, seen, corners = false) {
   const { width, height, data } = mask;
   const found = [start], value = data[start];
   seen[start] = 1;
-  const visit = (i) => {
-    if (data[i] === value && !seen[i]) found.push(i), (seen[i] = 1);
-  };
   for (let n = 0; n < found.length; n++) {
-    const i = found[n], x = i % width;
-    if (x > 0) visit(i - 1);
-    if (x < width - 1) visit(i + 1);
-    if (i >= width) visit(i - width);
-    if (i < width * (height - 1)) visit(i + width);
+    const x = found[n] % width, y = (found[n] - x) / width;
+    for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++)
+      for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
+        const i = v * width + u;
+        if (data[i] !== value || seen[i] || (!corners && u !== x && v !== y)) continue;
+        found.push(i);
+        seen[i] = 1;
+      }
   }
   return found;
 }
@@ -91,15 +119,19 @@ export function fill(mask, point, value) {
   return true;
 }
 
-// The mask of a probability map (Uint8Array, 255 is 1) at a threshold, without specks.
-export function threshold(width, height, map, limit, smallest = 0.002) {
-  const mask = empty(width, height), { data } = mask;
-  for (let i = 0; i < data.length; i++) data[i] = map[i] >= limit * 255 ? 1 : 0;
-  const seen = new Uint8Array(data.length);
-  for (let i = data.indexOf(1); i >= 0; i = data.indexOf(1, i + 1)) {
+// The mask of a probability map {width, height, data} by the bundle's rule, `LesionMaskd` of its transforms.py: parts
+// (8 neighbours) that are small or doubtful are erased. `data` counts in steps as lib/pixels.py: 0 to `steps`.
+export function lesionMask({ width, height, data }, steps, { mask_threshold, smallest_fraction, component_threshold }) {
+  // Middle of each step, in float32 as in the bundle: sums in float64 are then the same to the last bit.
+  const probability = Float32Array.from({ length: steps + 1 }, (_, step) => (step + 0.5) / steps);
+  const mask = empty(width, height), seen = new Uint8Array(data.length), limit = Math.fround(mask_threshold);
+  for (let i = 0; i < data.length; i++) mask.data[i] = probability[data[i]] >= limit ? 1 : 0;
+  for (let i = mask.data.indexOf(1); i >= 0; i = mask.data.indexOf(1, i + 1)) {
     if (seen[i]) continue;
-    const part = region(mask, i, seen);
-    if (part.length < smallest * data.length) for (const j of part) data[j] = 0;
+    const part = region(mask, i, seen, true);
+    const sum = part.reduce((total, j) => total + probability[data[j]], 0);
+    const stays = part.length >= smallest_fraction * data.length && sum >= component_threshold * part.length;
+    if (!stays) for (const j of part) mask.data[j] = 0;
   }
   return mask;
 }

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 
 const $ = (selector) => document.querySelector(selector);
 
-function element(name, text = "", attributes = {}) {
+export function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
   made.textContent = text;
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -11,59 +11,94 @@ function element(name, text = "", attributes = {}) {
 }
 
 const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString() : "");
+// A mean with its interval.
+const range = ({ mean, low, high, n }, digits = 2) => {
+  if (mean === null) return "–";
+  return `${mean.toFixed(digits)}${low === null ? "" : ` (95 % ${low.toFixed(digits)} to ${high.toFixed(digits)})`}, n ${n}`;
+};
 const decimals = (value) => (value === null ? "–" : value.toFixed(2));
 
 export class Panels {
   constructor(loop, say) {
     Object.assign(this, { loop, say });
-    $("#filter").addEventListener("change", () => this.filter());
+    for (const name of ["#filter", "#find"]) $(name).addEventListener("input", () => this.filter());
+    for (const button of document.querySelectorAll(".export")) button.addEventListener("click", () => this.export());
     $("#files").addEventListener("change", (event) => this.upload([...event.target.files]));
     $("#train").addEventListener("click", () => this.train(() => api.train()));
+    $("#summarize").addEventListener("click", () => this.summarize().catch((error) => this.tell(error.message)));
     $("#stop").addEventListener("click", () => this.train(() => api.stopTraining()));
-    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("dragover", (event) => {
+      event.preventDefault();
+      $("#stage").classList.add("drop");
+    });
+    addEventListener("dragleave", (event) => event.relatedTarget || $("#stage").classList.remove("drop"));
     addEventListener("drop", (event) => {
       event.preventDefault();
+      $("#stage").classList.remove("drop");
       this.upload([...event.dataTransfer.files]);
     });
     for (const dialog of document.querySelectorAll("dialog"))
       dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // beside it
   }
 
-  open(name) {
+  // `filter`: which images, in the dialog of images.
+  open(name, filter) {
+    if (name === "agreement" && !this.loop.mayAdjudicate) return this.say("Only adjudicators see what others say.", true);
+    if (filter) $("#filter").value = filter;
     $(`#${name}`).showModal();
-    const fill = { images: () => this.images(), training: () => this.training(), readers: () => this.readers() }[name];
-    fill?.().catch((error) => this.say(error.message, true));
+    const fill = { images: () => this.images(), training: () => this.training(), agreement: () => this.agreement() }[name];
+    fill?.().catch((error) => this.tell(error.message));
+  }
+
+  // In the dialog that is open, or in the page.
+  tell(text) {
+    const place = { images: "#images-message", training: "#outcome", agreement: "#computing" }[document.querySelector("dialog[open]")?.id];
+    if (place) $(place).textContent = text;
+    else this.say(text, true);
   }
 
   async images() {
-    const list = await api.images(this.loop.reader);
-    $("#gallery").replaceChildren(
-      ...list.map((entry) => {
-        const button = element("button", "", { type: "button", class: "card" });
-        const said = entry.class || entry.state;
-        const by = entry.by.map(({ reader, time }) => `${reader}, ${when(time)}`).join("; ");
-        const picture = element("img", "", { src: api.thumbnail(entry.image), alt: "", loading: "lazy" });
-        button.append(picture, element("b", entry.image), element("span", said), element("small", by));
-        if (entry.disagree) button.append(element("small", "mask and class disagree"));
-        button.dataset.state = entry.state;
-        button.dataset.disagree = entry.disagree;
-        button.addEventListener("click", () => {
-          $("#images").close();
-          const { reading, past } = this.loop;
-          if (reading) past.push({ image: reading.image, again: reading.again });
-          this.loop.open(entry.image).catch((error) => this.say(error.message, true));
-        });
-        return button;
-      }),
-    );
+    const list = await api.images(this.loop.reader), hidden = this.loop.config.hide_names && !this.loop.mayAdjudicate;
+    $("#images-message").textContent = list.length ? "" : "No images in this folder yet. Drop some onto the page.";
+    $("#gallery").replaceChildren(...list.map((entry, i) => this.card(entry, hidden ? `image ${i + 1}` : entry.image)));
     this.filter();
   }
 
+  card(entry, title) {
+    const button = element("button", "", { type: "button", class: "card", "data-name": title });
+    const image = element("img", "", { src: api.thumbnail(entry.image), alt: "", loading: "lazy" });
+    const doubts = entry.marks.map((mark) => ({ flag: "flagged", class_unsure: "unsure", comment: "comment" })[mark]);
+    button.append(image, element("b", title), element("span", [entry.state, ...doubts].join(", ")));
+    if (entry.by.length) {
+      const names = entry.by.map(({ reader, time }) => `${reader}, ${when(time)}`).join("; ");
+      button.append(element("small", entry.by.length > 2 ? `${entry.by.length} readers` : names, { title: names }));
+    }
+    if (entry.disagree) button.append(element("small", "outline and class disagree"));
+    button.dataset.state = entry.labelled ? "labelled" : "open";
+    button.dataset.doubtful = doubts.length > 0 || ["class unknown", "not readable"].includes(entry.state);
+    button.dataset.disagree = entry.disagree;
+    button.addEventListener("click", () => {
+      $("#images").close();
+      this.loop.visit(entry.image);
+    });
+    return button;
+  }
+
   filter() {
-    const wanted = $("#filter").value, cards = [...$("#gallery").children];
-    for (const card of cards)
-      card.hidden = wanted && card.dataset.state !== wanted && !(wanted === "disagree" && card.dataset.disagree === "true");
+    const wanted = $("#filter").value, text = $("#find").value.toLowerCase(), cards = [...$("#gallery").children];
+    const fits = ({ dataset }) => !wanted || (["open", "labelled"].includes(wanted) ? dataset.state === wanted : dataset[wanted] === "true");
+    for (const card of cards) card.hidden = !fits(card) || !card.dataset.name.toLowerCase().includes(text);
     $("#found").textContent = `${cards.filter((card) => !card.hidden).length} of ${cards.length} images`;
+  }
+
+  async export() {
+    try {
+      const link = element("a", "", { href: URL.createObjectURL(await api.exported(this.loop.reader)), download: "labels.zip" });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    } catch (error) {
+      this.tell(error.message);
+    }
   }
 
   async upload(files) {
@@ -76,26 +111,32 @@ export class Panels {
         lines.push(`${file.name}: not added (${error.message})`);
       }
     $("#uploaded").replaceChildren(...lines.map((line) => element("li", line)));
-    this.say(lines.length === 1 ? lines[0] : `${lines.filter((line) => line.endsWith("added")).length} of ${lines.length} images added.`);
+    const refused = lines.filter((line) => !line.endsWith(": added"));
+    const added = lines.length === 1 ? lines[0] : `${lines.length - refused.length} of ${lines.length} images added. ${refused.join("; ")}`;
+    this.say(added, refused.length > 0);
     $("#files").value = "";
     if ($("#images").open) await this.images();
-    if (this.loop.reading) this.loop.look();
+    if (this.loop.reading) this.loop.prefetch();
     else await this.loop.next();
   }
 
-  async train(order) {
+  async train(request) {
     try {
-      await order();
+      await request();
     } catch (error) {
-      $("#outcome").textContent = error.message;
+      const { message } = error;
+      $("#outcome").textContent = message.startsWith("no label to learn") ? "No final label yet: submit one first." : message;
       return;
     }
     await this.training();
   }
 
-  // Look every second as long as it runs and the dialog is open.
+  // Look every second as long as it runs and the dialog is open. An answer that a later question has overtaken is old.
   async training() {
-    const { status, done, lines, history, started } = await api.training();
+    clearTimeout(this.timer);
+    const turn = (this.turn = {}), answer = await api.training();
+    if (turn !== this.turn) return;
+    const { status, done, lines, history, started } = answer;
     const runs = ["SUBMITTED", "RUNNING"].includes(status);
     $("#train").disabled = runs;
     $("#stop").disabled = !runs;
@@ -103,24 +144,59 @@ export class Panels {
     this.started = started;
     $("#epochs").value = runs ? this.done : 0;
     const last = history.at(-1);
-    const ended = status === "ERROR" ? `the training failed: ${lines.at(-1) ?? ""}` : last ? last.outcome : "No training yet; the released weights serve.";
+    const ended = status === "ERROR" ? `the training failed: ${lines.at(-1) ?? ""}` : last ? last.outcome : "No training yet; the released weights are in use.";
     $("#outcome").textContent = runs ? `Training since ${started}: ${Math.round(100 * this.done)} %` : ended;
     $("#history").replaceChildren(...history.toReversed().map((entry) => element("li", `${entry.time}: ${entry.outcome}`)));
-    if (runs && $("#training").open) setTimeout(() => this.training().catch(() => {}), 1000);
+    if (runs) this.lookAgain();
   }
 
-  async readers() {
-    const pairs = await api.agreement(), name = (tag) => tag.replace("reader_", "").replace("again_", "again: ");
+  // Also after an answer that did not come.
+  lookAgain() {
+    const failed = (error) => (this.tell(error.message), this.lookAgain());
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => $("#training").open && this.training().catch(failed), 1000);
+  }
+
+  async agreement() {
+    $("#computing").textContent = "Computing …";
+    $("#agreed").hidden = true;
+    $("#summary").replaceChildren();
+    const { pairs, differing } = await api.agreement(this.loop.reader), open = differing.filter(({ source }) => !source);
+    $("#computing").textContent = pairs.length ? "" : "No two readers have labelled the same image yet.";
+    $("#agreed").hidden = !pairs.length;
     $("#pairs tbody").replaceChildren(
       ...pairs.map((pair) => {
         const row = element("tr");
-        row.append(element("th", `${name(pair.first)} and ${name(pair.second)}`, { scope: "row" }));
-        for (const value of [pair.images, decimals(pair.dice), decimals(pair.kappa), pair.differing.join(", ")])
-          row.append(element("td", value));
+        row.append(element("th", `${pair.first} and ${pair.second}`, { scope: "row" }));
+        for (const value of [pair.images, decimals(pair.dice), decimals(pair.kappa), pair.differing.length]) row.append(element("td", value));
         return row;
       }),
     );
-    $("#pairs").hidden = !pairs.length;
-    $("#nobody").hidden = pairs.length > 0;
+    $("#differing-title").textContent = `${differing.length} images in which readers differ, ${open.length} of them not settled`;
+    $("#differing").replaceChildren(
+      ...differing.map(({ image, source }) => {
+        const item = element("li"), button = element("button", image, { type: "button" });
+        button.addEventListener("click", () => {
+          $("#agreement").close();
+          const rest = open.map((entry) => entry.image);
+          this.loop.settle(image, rest.slice(rest.indexOf(image) + 1));
+        });
+        item.append(button, ` ${source ? `settled: ${source}` : ""}`);
+        return item;
+      }),
+    );
+  }
+
+  async summarize() {
+    $("#summary").replaceChildren(element("li", "Computing …"));
+    const found = await api.summary(this.loop.reader), { shown, withheld } = found.seconds;
+    const lines = [
+      `Dice of two readers: ${range(found.dice)}`,
+      `HD95 of two readers, pixels: ${range(found.hd95, 1)}`,
+      `Fleiss' kappa of the class, on images that all readers gave one: ${decimals(found.kappa)}, n ${found.kappa_images}`,
+      `Seconds an image: with suggestion ${range(shown, 1)}; without ${range(withheld, 1)}`,
+      `Seconds saved by a suggestion, on images read both ways: ${range(found.saved, 1)}`,
+    ];
+    $("#summary").replaceChildren(...lines.map((line) => element("li", line)));
   }
 }

@@ -1,13 +1,15 @@
 // Mouse, pen, fingers and arrow keys on the canvas, as strokes of the tools or as zoom, pan, window and level.
 //   left button, pen, one finger: the tool; with Ctrl, right button or the pen's other end: erase
-//   Shift and drag: window and level; middle button, two fingers: pan; wheel, two fingers: zoom
+//   Shift and drag: window and level; middle button, Space and drag, two fingers: pan; wheel, two fingers: zoom;
+//   Ctrl and wheel: size of the brush
 // Once a pen was seen fingers only zoom and pan, so that a resting hand draws nothing.
+import { AWAY } from "./tools.js";
 
 const ERASER = 32; // of a pen, in `buttons`
 
-export function listen(view, tools, looked) {
+export function listen(view, tools, setDisplay, resize) {
   const { canvas } = view, fingers = new Map();
-  let drag = null, pen = false, keys = null;
+  let drag = null, pen = false, keys = null, space = null;
 
   const place = (event) => ({ x: event.clientX, y: event.clientY });
   const middle = () => {
@@ -16,6 +18,7 @@ export function listen(view, tools, looked) {
   };
   const circle = (event) => {
     view.cursor = { ...view.point(event), radius: ["brush", "eraser"].includes(tools.tool) ? tools.size / 2 : 0 };
+    view.cursor.erase = tools.gesture ? !tools.gesture.value : event.ctrlKey || AWAY.includes(tools.tool);
     view.draw();
   };
 
@@ -34,11 +37,13 @@ export function listen(view, tools, looked) {
       }
       if (pen || fingers.size > 2) return void (drag = drag?.pinch ? drag : { pan: place(event) });
     }
-    if (event.button === 1) drag = { pan: place(event) };
-    else if (event.shiftKey) drag = { look: view.look, from: place(event) };
+    if (space) space.panned = true;
+    if (event.button === 1 || space) drag = { pan: place(event) };
+    else if (event.shiftKey) drag = { display: view.display, from: place(event) };
     else {
       drag = "tool";
       tools.begin(view.point(event), event.ctrlKey || event.button === 2 || Boolean(event.buttons & ERASER));
+      circle(event);
     }
   });
 
@@ -56,9 +61,9 @@ export function listen(view, tools, looked) {
     } else if (drag?.pan) {
       view.pan(event.clientX - drag.pan.x, event.clientY - drag.pan.y);
       drag.pan = place(event);
-    } else if (drag?.look) {
-      const window = Math.max(8, drag.look.window + event.clientX - drag.from.x);
-      looked({ window, level: drag.look.level + event.clientY - drag.from.y });
+    } else if (drag?.display) {
+      const window = Math.max(8, drag.display.window + event.clientX - drag.from.x);
+      setDisplay({ window, level: drag.display.level + event.clientY - drag.from.y });
     }
   });
 
@@ -80,7 +85,8 @@ export function listen(view, tools, looked) {
     (event) => {
       event.preventDefault();
       const { left, top } = canvas.getBoundingClientRect();
-      view.zoom(Math.exp(-event.deltaY / 400), event.clientX - left, event.clientY - top);
+      if (event.ctrlKey && Math.abs(event.deltaY) >= 10) return resize(event.deltaY > 0 ? 1 / 1.2 : 1.2); // less: two fingers of a trackpad
+      view.zoom(Math.exp(-event.deltaY / (event.ctrlKey ? 100 : 400)), event.clientX - left, event.clientY - top);
     },
     { passive: false },
   );
@@ -95,8 +101,18 @@ export function listen(view, tools, looked) {
       if (keys) tools.move(to);
       view.draw();
     },
+    // Space is held or let go: the image follows the pointer meanwhile; a short press puts the pen down, or lifts it.
+    space(down, away = false) {
+      if (down) space ??= { panned: false };
+      else if (space) {
+        const { panned } = space;
+        space = null;
+        if (!panned && !away) this.press(false);
+      }
+      canvas.classList.toggle("pan", Boolean(space));
+    },
     press(erase) {
-      if (drag) return;
+      if (drag || !tools.mask) return;
       view.cursor ??= { x: tools.mask.width / 2, y: tools.mask.height / 2, radius: tools.size / 2 };
       keys ? tools.end() : tools.begin(view.cursor, erase);
       keys = !keys;

@@ -1,1 +1,0 @@
-"""Charts, drawings and pages that the commands write."""

@@ -1,0 +1,1 @@
+"""From published data sets to a datalist of the bundle: sources, conversion, split, summary."""

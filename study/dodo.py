@@ -1,0 +1,495 @@
+"""Every number of the documents by [doit](https://pydoit.org): a task a step; what is up to date is skipped.
+
+    doit -f study/dodo.py list
+    doit -f study/dodo.py busi=Dataset_BUSI_with_GT evaluate_testing
+    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA external=BrEaST
+    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA external=BrEaST "*"
+
+The third line makes all results that are not up to date, the last one also the trainings behind them, for many hours.
+A step is `up to date` where its files are there and those that it was made from have the content that they had then;
+`made_from.json` keeps their SHA-256, so a fresh clone knows. `cannot tell`: one that it was made from is not here, such
+as the weights of a cross-validation; the step that makes it says how long that takes. `busi`, `bus_bra` and `external`
+name the folders of the data sets. Prepared folders and trainings lie in `runs` (`runs=DIR`: elsewhere) and are used
+again; `weights=DIR` measures other weights than the released ones. `-c` goes on after a step that failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from pydoc import locate
+from tempfile import TemporaryDirectory
+
+from doit import get_initial_workdir, get_var
+from doit.cmd_list import List
+from doit.dependency import FileChangedChecker
+from doit.exceptions import TaskFailed
+
+STUDY = Path(__file__).resolve().parent
+# The commands' tools, the packages study and, of the annotation server, lib
+sys.path[:0] = [str(STUDY.parent / "scripts"), str(STUDY.parent), str(STUDY.parent / "label_app")]
+
+import tools  # noqa: E402, F401  (puts the bundle's package on the path)
+
+from study import EVALUATIONS, EXTERNAL, RESULTS, SUBGROUP_COLUMNS, UNSEEN  # noqa: E402
+
+SITES = {"clean": "BUSI", "bus_bra": "BUS-BRA"}
+PROTOCOLS = ("clean", "grouped", "random")
+# With one hospital alone, all of its images, as many steps as with both: epochs of the first training and of a round
+ONE_SITE = {"clean": (112, 11), "bus_bra": (40, 4)}
+SEEDS = (0, 1)
+# Weights in study/weights, and the prepared folder of the site that they have not seen
+LEFT_OUT = {"without_bus_uclm": "bus_uclm", "without_busi": "clean"}
+# Recipes of the second network that were compared: override configs behind train_pretrained.json
+LEVERS = {
+    "as train_pretrained.json": [],
+    "learning rate of the encoder a tenth": [STUDY / "levers/encoder_rate.json"],
+    "stronger augmentation": [STUDY / "levers/augmentation.json"],
+}
+TRIALS = [(lever, name, 8) for lever in LEVERS for name in LEFT_OUT]
+TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
+EVERYTHING = "training+validation+testing"
+EXPORTS = {"pytorch": {}, "onnx": {"onnx_file": "model.onnx"}, "int8": {"onnx_file": "model_int8.onnx"}}
+CONFIGS = ("../bundle/configs/train.json", "../bundle/configs/evaluate.json")
+CAMPAIGN = sorted(f"tests/campaign/{path.name}" for path in (STUDY / "tests" / "campaign").glob("*.py"))
+List.STATUS_MAP = {
+    "up-to-date": "up to date  ",
+    "run": "to run      ",
+    "error": "cannot tell ",
+    "ignore": "ignored     ",
+}
+
+
+class Content(FileChangedChecker):
+    """A file has changed where its SHA-256 has; doit's own checker also keeps times, which differ in each clone."""
+
+    def check_modified(self, file_path: str, file_stat: object, state: str) -> bool:
+        """Whether the file is another one than it was."""
+        return self.get_state(file_path, None) != state
+
+    def get_state(self, dep: str, current_state: str | None) -> str:
+        """SHA-256 of the file; by hashlib, since the bundle's own function would import PyTorch."""
+        with open(dep, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def place(name: str, default: str | None = None) -> Path:
+    """A folder given as `NAME=DIR`, seen from where doit was called.
+
+    Raises:
+        ValueError: it was not given, and there is no default.
+    """
+    given = get_var(name, None)
+    if given is None and default is None:
+        raise ValueError(f"{name}=DIR is missing; give the folder of that data set")
+    return Path(get_initial_workdir(), given).resolve() if given else (STUDY / default).resolve()
+
+
+def runs(*parts: str) -> Path:
+    """A path in the folder of prepared data and trainings."""
+    return place("runs", "../runs").joinpath(*parts)
+
+
+def weights() -> Path:
+    """The folder of the weights that are measured."""
+    return place("weights", "../bundle/models")
+
+
+def call(name: str, *values: object, **options: object) -> Callable[[], None]:
+    """An action that calls a function by its dotted name; it is imported then, since `list` should not wait for it."""
+
+    def action() -> None:
+        locate(name)(*values, **options)
+
+    return action
+
+
+def step(
+    name: str,
+    about: str,
+    action: Callable[[], None],
+    makes: Sequence[str | Path] = (),
+    made_from: Sequence[str | Path] = (),
+    needs: Sequence[str] = (),
+) -> dict:
+    """A task of doit.
+
+    Args:
+        name: what the command line takes.
+        about: what it does, and how long that takes on two cores, for `list`.
+        action: does it.
+        makes: its files, from the folder of this file.
+        made_from: the files whose change makes it stale; without any it is up to date where its own are there.
+        needs: steps that run before it where it runs itself.
+    """
+    return {
+        "basename": name,
+        "doc": about,
+        "actions": [partial(told, action)],
+        # Spelled in two ways, absolute and relative, since doit would run what makes a file before what reads it: hours
+        # of training must not begin because a result was asked for.
+        "targets": [str(STUDY / file) for file in makes],
+        "file_dep": [os.path.relpath(STUDY / file, STUDY) for file in made_from],
+        "uptodate": [] if made_from or not makes else [True],
+        "setup": list(needs),
+        "verbosity": 2,
+    }
+
+
+def told(action: Callable[[], None]) -> TaskFailed | None:
+    """Run an action; what a user can mend is one line, where doit would print a traceback."""
+    try:
+        action()
+    except (OSError, ValueError) as error:
+        return TaskFailed(str(error))
+    return None
+
+
+def prepare(folder: Path, set_: str, layout: str, **options: object) -> None:
+    """Convert a set."""
+    from tools.cli import as_arguments, run_command
+
+    shutil.rmtree(folder, ignore_errors=True)
+    options = {"source": place(set_), "layout": layout, "output_dir": folder, **options}
+    run_command(f"{folder.name}, conversion", "scripts/prepare.py", *as_arguments(options))
+
+
+def prepare_busi(protocol: str) -> None:
+    """Convert BUSI with one of its splits, and keep its summary, and the list of the default one."""
+    folder = runs(protocol)
+    prepare(folder, "busi", "busi", protocol=protocol)
+    _copy(folder / "summary.json", RESULTS / "splits" / f"{protocol}.json")
+    if protocol == "clean":
+        _copy(folder / "datalist.json", RESULTS / "splits/clean_datalist.json")
+
+
+def prepare_set(name: str, layout: str) -> None:
+    """Convert another set, and keep which image is whose, and in which split."""
+    own = (place(name) / "classes.csv").is_file()  # BrEaST may also come as images/, labels/ and this table
+    prepare(runs(name), name, "breast" if own else layout, **({"testing_only": True} if name in EXTERNAL else {}))
+    content = json.loads(runs(name, "datalist.json").read_text(encoding="utf-8"))
+    keys = ("image", "class", "group", *SUBGROUP_COLUMNS)
+    lists = {s: [{k: item[k] for k in keys if k in item} for item in content[s]] for s in EVERYTHING.split("+")}
+    text = json.dumps(lists).replace("}, {", "},\n{") + "\n"  # a line an image
+    (RESULTS / "splits" / f"{name}_datalist.json").write_text(text, encoding="utf-8")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def train_in_parts(title: str, folder: Path, datalist: str | Path, first: dict, rounds: dict) -> None:
+    """By the recipe of the released weights: a first training, a short round from it for each seed, their mean."""
+    from average_weights import average_weights
+    from tools.cli import run_bundle
+
+    start, folders = folder.parent / "first" / folder.name, []
+    where = {"ckpt_dir": start, "output_dir": start, "resume": True, "datalist": datalist}
+    run_bundle(f"{title}, first", "training", ["train", "train_joint"], **where, **first)
+    for seed in SEEDS:
+        folders.append(folder.parent / f"round_{seed}" / folder.name)
+        where |= {"ckpt_dir": folders[-1], "output_dir": folders[-1], "pretrained": start / "model.pt", "seed": seed}
+        run_bundle(f"{title}, round {seed}", "training", ["train", "train_round"], **where, **rounds)
+    (folder / "model.pt").unlink(missing_ok=True)  # of a run that was cut off before its settings were written
+    average_weights(tuple(folders), folder)
+
+
+def train() -> None:
+    """Train as the released weights were; calibrated on out-of-fold predictions."""
+    from tools.cli import run_command
+
+    folder, datalist = runs("models"), runs("clean/datalist.json")
+    train_in_parts("Training", folder, str({str(datalist): 1, str(runs("bus_bra/datalist.json")): 1}), {}, {})
+    options = ["--cross_validation", runs("cross_validation"), "--datalist", datalist, "--ckpt_dir", folder]
+    run_command("Calibration", "scripts/calibrate.py", *options)
+
+
+def train_one_site(site: str) -> None:
+    """Train on all images of one hospital, tested on the others."""
+    sizes = [{"epochs": n, "val_interval": n, "train_split": EVERYTHING} for n in ONE_SITE[site]]
+    train_in_parts(f"{SITES[site]} alone", runs(f"models_only_{site}"), runs(site, "datalist.json"), *sizes)
+
+
+def cross_validate() -> None:
+    """Train and test on every fold with the recipe of the released weights, and keep the joined tables."""
+    from tools.cli import as_arguments, run_command
+
+    first, rounds = runs("first/cross_validation"), [runs(f"round_{seed}", "cross_validation") for seed in SEEDS]
+    shared = {"dataset_dir": runs("folds"), "with_sets": {str(runs("bus_bra/datalist.json")): 1}}
+    parts = {first: {"config": "train_joint"}}
+    for seed, output in zip(SEEDS, rounds):
+        parts[output] = {"config": "train_round", "after": first, "seed": seed}
+    parts[runs("cross_validation")] = {"mean_of": [str(output) for output in rounds]}
+    for output, options in parts.items():
+        arguments = as_arguments({**shared, "output_dir": output, **options})
+        run_command(output.relative_to(runs()).as_posix(), "scripts/cross_validate.py", *arguments)
+    for name in ("images.csv", "metrics.json"):
+        _copy(runs("cross_validation", name), RESULTS / "evaluations/cross_validation" / name)
+
+
+def options_of(name: str) -> dict[str, str]:
+    """Options of an evaluation: weights and images, a testing split or all of a hospital that they have not seen."""
+    if name not in UNSEEN:
+        return {"dataset_dir": str(runs({"testing": "clean"}.get(name, name))), "ckpt_dir": str(weights())}
+    _, site, other = UNSEEN[name]
+    split = "testing" if other in EXTERNAL else EVERYTHING
+    return {"dataset_dir": str(runs(other)), "ckpt_dir": str(runs(f"models_only_{site}")), "split": split}
+
+
+def evaluate(name: str) -> None:
+    """Evaluate on what `options_of` says."""
+    from study.experiments import evaluated
+
+    evaluated(f"Evaluation, {name}", RESULTS / "evaluations" / name, **options_of(name))
+
+
+def averaging() -> None:
+    """What the rounds and their mean bring, at home and at hospitals that the weights have not seen."""
+    from breast_ultrasound.files import write_csv
+    from study.experiments import row, trained_and_tested
+
+    rows = []
+    for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
+        folders = {"averaged": RESULTS / "evaluations" / name, "first training": runs("first", name)}
+        if name in UNSEEN:
+            where = options_of(name)
+            where["ckpt_dir"] = runs("first", Path(where["ckpt_dir"]).name)
+            trained_and_tested(runs("first"), None, {name: where})
+        for title, folder in folders.items():
+            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            rows.append(row(metrics, weights=title, evaluation=name))
+    write_csv(RESULTS / "search/averaging.csv", rows, list(rows[0]))
+
+
+def leave_one_site_out() -> None:
+    """What each of the weights with a site left out answers about that site and about BrEaST."""
+    from study.sites import score_site
+
+    for name, site in LEFT_OUT.items():
+        for tested in (site, "external"):
+            score_site(STUDY / "weights" / name, runs(tested), name)
+
+
+def levers() -> None:
+    """Train the second network by each of the recipes without a site, and test it there and on BrEaST."""
+    from tools.cli import run_bundle
+
+    from study.sites import score_site
+
+    for lever, without, epochs in TRIALS:
+        name, site = f"{lever}, {epochs} epochs, {without.replace('_', ' ')}", LEFT_OUT[without]
+        folder = runs("levers", name.replace(", ", "-").replace(" ", "_"))
+        sites = [other for other in ("clean", "bus_bra", "bus_uclm") if other != site]
+        options = {"datalist": str({str(runs(other, "datalist.json")): 1 for other in sites}), "image_size": 160}
+        options |= {"epochs": epochs, "val_interval": epochs, "train_split": "training+validation", "resume": True}
+        configs = ["train", "train_pretrained", *LEVERS[lever]]
+        run_bundle(name, "training", configs, ckpt_dir=folder, output_dir=folder, **options)
+        for tested in (site, "external"):
+            score_site(folder, runs(tested), name, output=RESULTS / "levers.csv")
+
+
+def operating_points() -> None:
+    """Lesions missed against normals with a mask, at home and on sets that the weights have not seen."""
+    from study.postprocessing import fold_options, operating_points
+
+    home = fold_options(runs("folds"), runs("cross_validation"))
+    away = {name: [options_of(name)] for name in (*EXTERNAL, "busi_unseen", "bus_bra_unseen")}
+    operating_points({"cross_validation": home, **away}, RESULTS / "operating_points.csv")
+
+
+def evidence(output_dir: Path = RESULTS / "evidence", **options: object) -> None:
+    """Metrics with intervals, subgroups, differences, failures and charts of all evaluations."""
+    from study.report import report
+
+    charted = {name: EVALUATIONS[name] for name in ("cross_validation", "bus_bra_unseen", "busi_unseen", *EXTERNAL)}
+    folders = {name: RESULTS / "evaluations" / name for name in EVALUATIONS}
+    lists = [RESULTS / "splits" / f"{name}_datalist.json" for name in (*SITES, *EXTERNAL)]
+    report(folders, output_dir, lists, charted, **options)
+
+
+def verify() -> None:
+    """Recompute metrics, intervals, subgroups, differences, failures and tables from images.csv, and compare.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    from study.verification import differing
+
+    draws = json.loads((RESULTS / "evidence/report.json").read_text(encoding="utf-8"))["bootstrap_draws"]
+    with TemporaryDirectory() as folder:
+        evidence(Path(folder), draws=draws)
+        found = differing(Path(folder))
+    if found:
+        raise ValueError("; ".join(found))
+    print("images.csv gives every metric, interval and table")
+
+
+def exports() -> None:
+    """Export the weights, and evaluate each file on the validation split."""
+    from tools.cli import run_command
+
+    from study.experiments import evaluated
+
+    folder, data = runs("exports"), {"dataset_dir": runs("clean"), "ckpt_dir": weights()}
+    options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", weights(), "--output_dir", folder]
+    run_command("Exports", "scripts/export.py", *options)
+    for name, ids in EXPORTS.items():
+        file = {"onnx_file": folder / ids["onnx_file"]} if ids else {}
+        configs = ["evaluate", "inference_onnx"] if ids else []
+        evaluated(f"Validation, {name}", folder / name, configs, split="validation", **data, **file)
+        _copy(folder / name / "metrics.json", RESULTS / "exports" / f"validation_{name}.json")
+    _copy(folder / "exports.json", RESULTS / "exports/exports.json")
+
+
+def evaluations_of(*names: str) -> list[str]:
+    """The files of evaluations."""
+    return [f"results/evaluations/{name}/{file}" for name in names for file in ("images.csv", "metrics.json")]
+
+
+def released() -> list[str | Path]:
+    """What an evaluation of the measured weights depends on beside its images."""
+    return [weights() / "model.pt", weights() / "calibration.json", *CONFIGS]
+
+
+def data_steps() -> Iterator[dict]:
+    """Converted sets; their lists are kept in results/."""
+    for protocol in PROTOCOLS:
+        makes = [runs(protocol, "datalist.json"), f"results/splits/{protocol}.json"]
+        makes += ["results/splits/clean_datalist.json"] if protocol == "clean" else []
+        yield step(f"busi_{protocol}", f"BUSI with the split {protocol}; 1 min", partial(prepare_busi, protocol), makes)
+    action = partial(prepare, runs("folds"), "busi", "busi", folds=5)
+    yield step("folds", "BUSI in five folds; 1 min", action, [runs("folds/datalist_fold_0.json")])
+    for name, layout in {
+        "bus_bra": "bus_bra",
+        "bus_uclm": "bus_uclm",
+        **{name: found["layout"] for name, found in EXTERNAL.items()},
+    }.items():
+        makes = [runs(name, "datalist.json"), f"results/splits/{name}_datalist.json"]
+        yield step(f"prepare_{name}", f"{name}, conversion; 2 min", partial(prepare_set, name, layout), makes)
+
+
+def training_steps() -> Iterator[dict]:
+    """What takes hours."""
+    both = ["busi_clean", "prepare_bus_bra"]
+    makes = [runs("cross_validation/metrics.json"), *evaluations_of("cross_validation")]
+    yield step("cross_validation", "every fold; 5 h", cross_validate, makes, [], ["folds", "prepare_bus_bra"])
+    makes = [runs("models/calibration.json")]
+    yield step("train", "as the released weights were; 1 h", train, makes, [], [*both, "cross_validation"])
+    for site, title in SITES.items():
+        action, makes = partial(train_one_site, site), [runs(f"models_only_{site}/model.pt")]
+        yield step(f"train_only_{site}", f"{title} alone; 1 h", action, makes, [], both)
+    needs = [*both, "prepare_bus_uclm", "prepare_external"]
+    yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
+
+
+def evaluation_steps() -> Iterator[dict]:
+    """The evaluations, and what is made of them."""
+    lists = {name: f"results/splits/{name}_datalist.json" for name in (*SITES, *EXTERNAL)}
+    preparing = {name: "busi_clean" if name == "clean" else f"prepare_{name}" for name in lists}
+    alone = {site: runs(f"models_only_{site}/model.pt") for site in SITES}
+    for name, listed in {"testing": "clean", "bus_bra": "bus_bra", **{name: name for name in EXTERNAL}}.items():
+        about, made_from = f"{EVALUATIONS[name]}; 2 min", [*released(), lists[listed]]
+        action, makes = partial(evaluate, name), evaluations_of(name)
+        yield step(f"evaluate_{name}", about, action, makes, made_from, [preparing[listed]])
+    for name, (title, site, other) in UNSEEN.items():
+        action, made_from = partial(evaluate, name), [alone[site], *CONFIGS, lists[other]]
+        yield step(f"evaluate_{name}", f"{title}; 3 min", action, evaluations_of(name), made_from, [preparing[other]])
+    made_from = [*evaluations_of("cross_validation", "busi_unseen", "bus_bra_unseen")]
+    made_from += [runs("first", path.parent.name, "model.pt") for path in alone.values()]
+    about = "rounds with averaged weights; 5 min"
+    yield step("averaging", about, averaging, ["results/search/averaging.csv"], made_from)
+    weights_of = [f"weights/{name}/{file}" for name in LEFT_OUT for file in ("model.pt", "model.json")]
+    about, made_from = "weights with a site left out, on that site; 10 min", [*weights_of, *CONFIGS]
+    needs = [preparing["clean"], preparing["external"], "prepare_bus_uclm"]
+    yield step("sites", about, leave_one_site_out, ["results/sites.csv"], made_from, needs)
+    files = ("report.json", "subgroups.csv", "differences.csv", "failures.csv", "roc.png", "dice.png")
+    makes, made_from = [f"results/evidence/{file}" for file in files], [*evaluations_of(*EVALUATIONS), *lists.values()]
+    yield step("evidence", "intervals, subgroups, failures, charts; 10 min", evidence, makes, made_from)
+    paths = [RESULTS / "evaluations", STUDY / lists["clean"], ("testing", "bus_bra", *EXTERNAL)]
+    makes = ["results/search/calibration.csv"]
+    action = call("study.calibrations.compare_calibrations", *paths, STUDY / makes[0])
+    made_from = [*evaluations_of("cross_validation", *paths[2]), lists["clean"]]
+    yield step("calibrations", "ways to calibrate; 1 min", action, makes, made_from)
+    joined, needs = runs("cross_validation/metrics.json"), ["folds", *preparing.values()]
+    made_from, makes = [joined, *alone.values(), *released()], ["results/operating_points.csv"]
+    yield step("operating_points", "missed against false; 10 min", operating_points, makes, made_from, needs)
+    makes = ["results/search/postprocessing.csv", "results/search/postprocessing.json"]
+    paths = [
+        runs("folds"),
+        runs("cross_validation"),
+        runs("clean/datalist.json"),
+        RESULTS / "search/postprocessing.csv",
+    ]
+    action = call("study.postprocessing.choose_postprocessing", *paths)
+    yield step("postprocessing", "the mask's threshold and components; 10 min", action, makes, [joined], needs[:2])
+
+
+def measurement_steps() -> Iterator[dict]:
+    """What is measured beside the evaluations."""
+    clean, model, external = runs("clean"), weights() / "model.pt", "results/splits/external_datalist.json"
+    made_from, needs = [*released(), "results/splits/clean_datalist.json"], ["busi_clean"]
+    action = call("study.robustness.measure_robustness", clean, weights(), runs("stress"), RESULTS / "robustness.csv")
+    yield step("robustness", "altered images; 15 min", action, ["results/robustness.csv"], made_from, needs)
+    makes = [*(f"results/exports/validation_{name}.json" for name in EXPORTS), "results/exports/exports.json"]
+    yield step("exports", "TorchScript, ONNX, INT8; 5 min", exports, makes, made_from, needs)
+    about, makes = "tools of the annotation page; 5 min", ["results/simulated_annotation.csv"]
+    action = call("study.simulated_annotation.simulate_annotation", clean, weights(), STUDY / makes[0])
+    yield step("simulated_annotation", about, action, makes, made_from, needs)
+    about, makes = "encodings of DICOM against dcmtk; 1 min", ["results/dicom_encodings.csv"]
+    action, reader = call("study.hospital.measure_encodings", STUDY / makes[0]), "../bundle/breast_ultrasound/dicom.py"
+    yield step("dicom_encodings", about, action, makes, [reader, "../scripts/tools/dicom_files.py"])
+    about, makes = "sizes of lesions against the drawn ones; 5 min", ["results/sizes.csv", "results/sizes.json"]
+    action = call("study.hospital.measure_sizes", runs("external"), weights(), STUDY / makes[0])
+    yield step("sizes", about, action, makes, [*released(), external], ["prepare_external"])
+    sets = {"busi": (clean, "testing"), "bus_bra": (runs("bus_bra"), "testing")}
+    sets |= {"external": (runs("external"), "testing"), "bus_uclm": (runs("bus_uclm"), EVERYTHING)}
+    kept, makes = STUDY / "weights/without_bus_uclm", ["results/input_check.csv"]
+    action = call("study.input_check.measure_input_check", sets, kept, STUDY / makes[0])
+    reader, needs_all = "../bundle/breast_ultrasound/input_check.py", [*needs, "prepare_bus_bra", "prepare_external"]
+    made_from_all = [reader, "foreign.py", kept / "model.pt", kept / "input_check.pt"]
+    about = "false alarms and catches of the input check; 1 min"
+    yield step("input_check", about, action, makes, made_from_all, [*needs_all, "prepare_bus_uclm"])
+    tests = {"testing": {"dataset_dir": clean}, **{name: {"dataset_dir": runs(name)} for name in EXTERNAL}}
+    action = call("study.experiments.quick_training", runs("quick"), clean, tests, RESULTS / "quick.csv")
+    about, made_from = "training on BUSI in half an hour; 40 min", [
+        *made_from[2:],
+        "../bundle/configs/train_quick.json",
+    ]
+    yield step("quick", about, action, ["results/quick.csv"], made_from, [*needs, "prepare_external"])
+    paths, makes = [runs("external"), weights(), runs("fine_tuning")], ["results/fine_tuning.csv"]
+    action = call("study.experiments.fine_tuning", *paths, STUDY / makes[0])
+    about, made_from = "a few images of another site; 2 h", [model, *CONFIGS, external]
+    yield step("fine_tuning", about, action, makes, made_from, ["prepare_external"])
+    about, makes = "speed of inference; 10 min of an idle machine", ["results/benchmark.json"]
+    action = call("study.benchmark.benchmark", clean, runs("exports"), weights(), STUDY / makes[0])
+    yield step("benchmark", about, action, makes, [model], [*needs, "exports"])
+    command = ("Faults", "study/tests/fault_campaign.py", "--output", RESULTS / "faults.json")
+    about, made_from = "bad input, kills, full disks; 15 min", ["tests/fault_campaign.py", *CAMPAIGN, *CONFIGS]
+    yield step("faults", about, call("tools.cli.run_command", *command), ["results/faults.json"], made_from)
+    yield step("tables", "numbers of all documents; 0 min", call("study.tables.update_tables"))
+    yield step("verify", "whether images.csv gives all that is published; 10 min", verify)
+
+
+def task_study() -> Iterator[dict]:
+    """All steps in order."""
+    for steps in (data_steps, training_steps, evaluation_steps, measurement_steps):
+        yield from steps()
+
+
+DOIT_CONFIG = {
+    "backend": "json",
+    "dep_file": str(RESULTS / "made_from.json"),
+    "check_file_uptodate": Content,
+    "status": True,
+    "sort": "definition",
+    "default_tasks": [
+        each["basename"] for each in (*evaluation_steps(), *measurement_steps()) if each["basename"] != "verify"
+    ],
+}

@@ -1,0 +1,303 @@
+"""Write the tables of README, model card and docs, and the metadata's metrics, from the files in results/.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; everything between the two is replaced. Only what a
+document argues from is a table; the rest of the results is linked. A test runs the same code and fails where a text
+differs from its file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas
+from tools.cli import ROOT
+
+from breast_ultrasound.files import sha256, write_whole
+from study import BRIEF, EVALUATIONS, EXTERNAL, RESULTS
+
+TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md")
+METADATA = "bundle/configs/metadata.json"
+METRICS = ("lesion_dice", "lesion_iou", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant")
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TITLES = {
+    "lesion_dice": "lesion Dice",
+    "lesion_iou": "lesion IoU",
+    "dice_benign": "Dice, benign",
+    "dice_malignant": "Dice, malignant",
+    "missed_rate": "lesion missed (Dice < 0.1)",
+    "false_mask_rate": "normal with a mask",
+    "hd95": "HD95, fraction of the diagonal (median)",
+    "nsd": "surface Dice at 2 % of the diagonal",
+    "lesion_sensitivity": "lesions found, each on its own",
+    "false_parts_per_image": "false parts per image",
+    "area_ratio": "predicted over true area (median)",
+    "dice_all_images": "Dice, all images",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "auroc_malignant": "AUROC, malignant against the rest",
+    "auroc_macro": "AUROC, macro",
+    "auroc_benign_malignant": "AUROC, malignant against benign",
+    "sensitivity_at_90": "its sensitivity at 90 % specificity",
+}
+CALIBRATION = {
+    **{
+        f"{key}_{name}": f"p({name}), {title}"
+        for name in ("malignant", "benign", "normal")
+        for key, title in (
+            ("excess", "mean minus frequency (0)"),
+            ("intercept", "intercept (0)"),
+            ("slope", "slope (1)"),
+        )
+    },
+    "brier": "Brier score",
+    "operating_point_sensitivity": "sensitivity for malignancy at the operating point",
+    "operating_point_specificity": "specificity for malignancy at the operating point",
+    "gain_0.05": "net benefit over all or none, acting from p(malignant) 0.05 on",
+    "gain_0.1": "the same from 0.1 on",
+    "gain_0.3": "the same from 0.3 on",
+    "accuracy_at_90_coverage": "accuracy without the 10 % least sure images",
+    "accuracy_at_80_coverage": "accuracy without the 20 % least sure images",
+}
+HOME_AND_AWAY = ("cross_validation", "testing", "bus_bra", *EXTERNAL)
+
+
+def read_results(name: str) -> dict | pandas.DataFrame:
+    """A file of results/.
+
+    Raises:
+        ValueError: it was made from other weights than those that ship.
+    """
+    path, released = RESULTS / name, sha256(ROOT / "bundle/models/model.pt")
+    found = json.loads(path.read_text(encoding="utf-8")) if name.endswith(".json") else pandas.read_csv(path)
+    if "testing" in found:  # the report, which holds evaluations of several weights
+        made = {source["weights_sha256"] for name in ("testing", *EXTERNAL) for source in found[name]["source"]}
+    else:
+        made = set(pandas.Series(found["weights_sha256"] if "weights_sha256" in found else "unknown"))
+    if made != {released}:
+        raise ValueError(f"study/results/{name}: of other weights than those that ship; make it again by study/dodo.py")
+    return found
+
+
+def markdown(frame: pandas.DataFrame) -> str:
+    """A table in Markdown; text as it is."""
+    return frame.to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def number(name: str, value: float | None) -> str:
+    """A metric as texts show it; fractions of images in percent; empty where it cannot be had."""
+    return "" if pandas.isna(value) else f"{100 * value:.0f} %" if name.endswith("_rate") else f"{value:.3f}"
+
+
+def interval(name: str, evaluation: dict) -> str:
+    """A metric of an evaluation with its 95 % interval, a rate with what was counted; empty where it cannot be had."""
+    found = evaluation["figures"].get(name)
+    if found is None:
+        return ""
+    counted = [f"{found['hits']} of {found['total']}"] if name.endswith("_rate") else []
+    if found["low"] is not None:
+        counted.append(" to ".join(number(name, found[key]).removesuffix(" %") for key in ("low", "high")))
+    return number(name, found["value"]) + (f" ({'; '.join(counted)})" if counted else "")
+
+
+def results() -> str:
+    """At home and outside, in one row each, with short titles."""
+    report, rows = read_results("evidence/report.json"), []
+    titles = {
+        "missed_rate": "lesion missed",
+        "false_mask_rate": "normal with a mask",
+        "auroc_benign_malignant": "AUROC",
+    }
+    for name in HOME_AND_AWAY:
+        found = report[name]
+        row = {"": EVALUATIONS[name], "images": found["images"]}
+        for metric in (*BRIEF[:4], "auroc_benign_malignant"):
+            figure = found["figures"][metric] or {}
+            counted = f" ({figure['hits']} of {figure['total']})" if metric.endswith("_rate") and figure else ""
+            row[titles.get(metric, TITLES[metric])] = number(metric, figure.get("value")) + counted
+        rows.append(row)
+    return markdown(pandas.DataFrame(rows))
+
+
+def intervals(titles: dict[str, str], evaluations: Iterable[str]) -> str:
+    """Metrics with intervals, a column for each evaluation."""
+    report = read_results("evidence/report.json")
+    columns = {"metric (95 % interval)": ["images / groups", *titles.values()]}
+    for name in evaluations:
+        counts = f"{report[name]['images']} / {report[name]['groups']}"
+        columns[EVALUATIONS[name]] = [counts, *(interval(n, report[name]) for n in titles)]
+    frame = pandas.DataFrame(columns)
+    return markdown(frame[frame.iloc[:, 1:].any(axis=1)])  # without what no evaluation has
+
+
+def differences() -> str:
+    """What the joint weights have more, or less, than those of one hospital, on the same images."""
+    found, columns = pandas.read_csv(RESULTS / "evidence/differences.csv"), {}
+    names = [name for name in TITLES if name in set(found.figure)]
+    for against, rows in found.groupby("against", sort=False):
+        figures = rows.set_index("figure").replace({float("nan"): None}).to_dict("index")
+        columns[EVALUATIONS[against]] = [signed(name, figures.get(name)) for name in names]
+    return markdown(pandas.DataFrame({"difference (95 % interval)": [TITLES[n] for n in names], **columns}))
+
+
+def signed(name: str, found: dict | None) -> str:
+    """A difference with its interval; of rates in points of percent."""
+    if found is None:
+        return ""
+    scale, digits = (100, 0) if name.endswith("_rate") else (1, 3)
+    value, low, high = (
+        None if v is None else f"{scale * v:+.{digits}f}" for v in (found[k] for k in ("value", "low", "high"))
+    )
+    return value if low is None else f"{value} ({low} to {high})"
+
+
+def folds() -> str:
+    """The cross-validation fold by fold."""
+    found = read_results("evidence/report.json")["cross_validation"]["folds"]
+    names = ("lesion_dice", "dice_malignant", "missed_rate", "false_mask_rate", "accuracy", "auroc_malignant")
+    frame = pandas.DataFrame({TITLES[n]: [number(n, fold[n]) for fold in found.values()] for n in names})
+    frame.insert(0, "fold", list(found))
+    return markdown(frame)
+
+
+def operating_points() -> str:
+    """Dice, lesions missed and normals with a mask, a column for each evaluation."""
+    found, names = pandas.read_csv(RESULTS / "operating_points.csv"), BRIEF[:3]
+    found["cell"] = [" / ".join(filter(None, (number(n, row[n]) for n in names))) for _, row in found.iterrows()]
+    table = found.pivot(index="component_threshold", columns="evaluation", values="cell")
+    table = table[list(dict.fromkeys(found.evaluation))].rename(columns=EVALUATIONS)
+    return markdown(table.rename_axis("`component_threshold`").reset_index())
+
+
+def calibrations() -> str:
+    """Ways to calibrate: log loss, and how p(malignant) holds, a column for each evaluation."""
+    found = pandas.read_csv(RESULTS / "search/calibration.csv")
+    told = zip(found.log_loss, found.excess_malignant, found.intercept_malignant, found.slope_malignant)
+    found["cell"] = [f"{loss:.3f} / {excess:+.3f} / {i:+.2f} / {slope:.2f}" for loss, excess, i, slope in told]
+    table = found.pivot(index="method", columns="evaluation", values="cell").fillna("")
+    table = table.loc[list(dict.fromkeys(found.method)), list(dict.fromkeys(found.evaluation))]
+    return markdown(table.rename(columns=EVALUATIONS).rename_axis("calibrated by").reset_index())
+
+
+def robustness() -> str:
+    """The testing split under alterations."""
+    found = read_results("robustness.csv")
+    columns = {TITLES[n]: [number(n, value) for value in found[n]] for n in BRIEF}
+    return markdown(pandas.DataFrame({"condition": found.condition.str.replace("_", " "), **columns}))
+
+
+def levers() -> str:
+    """Trainings of the second network, each tested on the site that it has not seen and on BrEaST."""
+    found, rows = pandas.read_csv(RESULTS / "levers.csv"), []
+    for name, pair in found.groupby("name", sort=False):
+        away, breast = (pair[(pair.site == "external") == external].iloc[0] for external in (False, True))
+        shown = {"recipe": name, "Dice": number("lesion_dice", away.lesion_dice)}
+        shown["missed / false masks"] = f"{100 * away.missed_rate:.1f} / {100 * away.false_mask_rate:.1f} %"
+        shown["missed at 30 % false"] = f"{100 * away.missed_at_30_false:.1f} %"
+        shown["AUROC of presence"] = number("presence", away.presence)
+        shown["AUROC malignant-benign"] = number("malignant_benign", away.malignant_benign)
+        figures = f"{breast.lesion_dice:.3f} / {100 * breast.missed_rate:.1f} % / {breast.malignant_benign:.3f}"
+        rows.append({**shown, "BrEaST: Dice / missed / AUROC": figures})
+    return markdown(pandas.DataFrame(rows))
+
+
+def exports() -> str:
+    """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
+    found, names = read_results("exports/exports.json"), (*BRIEF[:3], "macro_f1", "auroc_malignant")
+    files = {"model.pt": "pytorch", "model.ts": None, "model.onnx": "onnx", "model_int8.onnx": "int8"}
+    rows = []
+    for file, evaluation in files.items():
+        about = found["files"].get(file, {"bytes": found["weights_bytes"]})
+        difference = about.get("largest_probability_difference")
+        metrics = read_results(f"exports/validation_{evaluation}.json") if evaluation else {}
+        rows.append(
+            {
+                "file": f"`{file}`",
+                "size": f"{about['bytes'] / 1e6:.1f} MB",
+                "largest difference of a probability": "" if difference is None else f"{difference:.0e}",
+                **{TITLES[n]: number(n, metrics.get(n)) for n in names},
+            }
+        )
+    return markdown(pandas.DataFrame(rows))
+
+
+def simulated_annotation() -> str:
+    """What the tools of the annotation page are worth to a reader who knows the true masks."""
+    found = read_results("simulated_annotation.csv")
+    titles = {"box_error": "box off by", "dice_from_0_9": "Dice 0.9 or more", "dice_below_0_5": "Dice below 0.5"}
+    columns = {title: [number("_rate", value) for value in found[name]] for name, title in titles.items()}
+    frame = pandas.DataFrame({"tool": found.tool, **columns})
+    frame.insert(2, "mean Dice", found.dice.map("{:.3f}".format))
+    return markdown(frame)
+
+
+def limits() -> str:
+    """What inference reads from the released weights' calibration."""
+    found = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
+    shown = {f"`{key}`": value for key, value in found.items() if isinstance(value, float) or key == "weights_sha256"}
+    shown |= {
+        "`class_offsets`": ", ".join(f"{k} {v:+.4f}" for k, v in found.get("class_offsets", {}).items()) or "none"
+    }
+    cells = [f"{value:.6f}".rstrip("0") if isinstance(value, float) else value for value in shown.values()]
+    return markdown(pandas.DataFrame({"id": list(shown), "value": cells}))
+
+
+TABLES = {
+    "evidence": lambda: intervals(TITLES, EVALUATIONS),
+    "outside": lambda: intervals(TITLES, HOME_AND_AWAY),
+    "calibration": lambda: intervals(CALIBRATION, HOME_AND_AWAY),
+    **{
+        f.__name__: f
+        for f in (
+            results,
+            differences,
+            folds,
+            calibrations,
+            operating_points,
+            robustness,
+            levers,
+            exports,
+            simulated_annotation,
+            limits,
+        )
+    },
+}
+
+
+def with_metrics(text: str) -> str:
+    """The metadata's text with `eval_metrics` of the cross-validation."""
+    found = read_results("evidence/report.json")["cross_validation"]
+    content = {"evaluation": f"BUSI, {len(found['folds'])}-fold cross-validation", "images": found["images"]}
+    content |= {name: round(found["figures"][name]["value"], 3) for name in METRICS}
+    lines = json.dumps(content, indent=4).replace("\n", "\n    ")
+    return re.sub(r'"eval_metrics": {[^}]*}', lambda _: f'"eval_metrics": {lines}', text)
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table written anew.
+
+    Raises:
+        ValueError: a mark names no table, or a result is of other weights than those that ship.
+    """
+
+    def replace(match: re.Match) -> str:
+        if match[2] not in TABLES:
+            raise ValueError(f"no table {match[2]}; there are {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[match[2]]()}{match[3]}"
+
+    return MARKED.sub(replace, text)
+
+
+def update_tables() -> None:
+    """Write the tables of all texts and the metrics of the metadata.
+
+    Raises:
+        FileNotFoundError: a file of results/ is missing.
+        ValueError: as of `with_tables`.
+    """
+    for name, change in {**dict.fromkeys(TEXTS, with_tables), METADATA: with_metrics}.items():
+        text = change((ROOT / name).read_text(encoding="utf-8"))
+        write_whole(ROOT / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
+        print(f"{name}: {len(MARKED.findall(text))} tables")

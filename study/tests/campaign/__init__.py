@@ -1,0 +1,1 @@
+"""What the fault campaign tries, a module for each surface."""
