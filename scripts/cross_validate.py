@@ -94,7 +94,7 @@ def cross_validate(
                 folder.joinpath("model.pt").unlink(missing_ok=True)
                 average_weights(tuple(path / folder.name for path in mean_of), folder)
             else:
-                lists = str({str(datalists[number]): 1, **with_sets}) if with_sets else datalists[number]
+                lists = {str(datalists[number]): 1, **with_sets} if with_sets else datalists[number]
                 start = {"pretrained": after.resolve() / folder.name / "model.pt"} if after else {}
                 _train(number, folder, configs, dataset_dir=dataset, datalist=lists, **start, **options)
             _test(number, "uncalibrated", folder, **paths_of[number], **options)

@@ -55,7 +55,7 @@ def export(
         network, images = parser.get_parsed_content("network"), exports.prepared_images(parser, validation)
         for name, found in content["files"].items():
             found |= exports.compare(network, exports.load_export(output_dir / name), images)
-        predictor = Predictor(ckpt_dir=str(ckpt_dir), device="cpu", amp=False)
+        predictor = Predictor(ckpt_dir=str(ckpt_dir), device="cpu", amp=False, predict_refused=True)
         for name, found in content["predictors"].items():
             found |= exports.compare_predictor(output_dir / name, predictor, validation)
     write_json(output_dir / "exports.json", content)

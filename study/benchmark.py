@@ -278,7 +278,8 @@ def _predictor(work: Work) -> dict[str, Callable[[], object]]:
     from breast_ultrasound.predictor import Predictor
 
     onnx = {name: str(work.exports / file) for name, file in INFERENCE[work.name].items()}
-    predictor = Predictor(ckpt_dir=str(work.models), device=torch.device("cpu"), amp=work.amp, **onnx)
+    where = {"ckpt_dir": str(work.models), "device": torch.device("cpu"), "amp": work.amp}
+    predictor = Predictor(predict_refused=True, **where, **onnx)
     files = sorted((work.folder / "images").iterdir())
     array = np.asarray(Image.open(files[0]).convert("L"))
 

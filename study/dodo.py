@@ -287,7 +287,7 @@ def levers() -> None:
         name, site = f"{lever}, {epochs} epochs, {without.replace('_', ' ')}", LEFT_OUT[without]
         folder = runs("levers", name.replace(", ", "-").replace(" ", "_"))
         sites = [other for other in ("clean", "bus_bra", "bus_uclm") if other != site]
-        options = {"datalist": str({str(runs(other, "datalist.json")): 1 for other in sites}), "image_size": 160}
+        options = {"datalist": {str(runs(other, "datalist.json")): 1 for other in sites}, "image_size": 160}
         options |= {"epochs": epochs, "val_interval": epochs, "train_split": "training+validation", "resume": True}
         configs = ["train", "train_pretrained", *LEVERS[lever]]
         run_bundle(name, "training", configs, ckpt_dir=folder, output_dir=folder, **options)

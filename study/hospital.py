@@ -77,7 +77,7 @@ def measure_sizes(dataset: Path, weights: Path, output: Path) -> None:
         weights: folder of the weights.
         output: the table; `.json` beside it gets the agreement by Bland and Altman (Lancet 327, 1986).
     """
-    predictor, rows = Predictor(ckpt_dir=str(weights)), []
+    predictor, rows = Predictor(ckpt_dir=str(weights), predict_refused=True), []
     items = load_datalist(str(dataset / "datalist.json"), "testing", str(dataset), predictor.class_names)
     for item in tqdm(items, unit="image"):
         true = to_mask(open_image(item["label"])) > 0

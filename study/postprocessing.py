@@ -139,7 +139,7 @@ def evaluation(options: dict) -> tuple[Predictor, list[dict]]:
     """The inference of an evaluation of the bundle, and the items of its split."""
     ids = {"split": "testing", "datalist": f"{options['dataset_dir']}/datalist.json", **options}
     data = {name: str(ids.pop(name)) for name in ("dataset_dir", "datalist", "split")}
-    predictor = Predictor(BUNDLE, **ids)
+    predictor = Predictor(BUNDLE, predict_refused=True, **ids)
     return predictor, load_datalist(class_names=predictor.class_names, **data)
 
 

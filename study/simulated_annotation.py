@@ -57,7 +57,7 @@ def simulate_annotation(dataset_dir: Path, ckpt_dir: Path, output: Path, split: 
     boxes[f" {100 * TOO_LARGE:.0f} % too large", ""] = [
         drawn_box(truth, TOO_LARGE / 2 * OUTWARDS) for _, truth in lesions
     ]
-    predictor = Predictor(BUNDLE, ckpt_dir=str(ckpt_dir.resolve()))
+    predictor = Predictor(BUNDLE, ckpt_dir=str(ckpt_dir.resolve()), predict_refused=True)
     scores: dict[tuple[str, float | str], list[float]] = {}
     for number, (file, truth) in enumerate(tqdm(lesions, desc="Simulated reader")):
         drawn = {of: list_of[number] for of, list_of in boxes.items()}

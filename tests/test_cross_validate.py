@@ -107,3 +107,13 @@ def test_every_image_is_tested_once_and_a_second_run_only_joins(folds, tmp_path)
     shutil.copy(folds / "datalist_fold_1.json", anew / "datalist_fold_0.json")
     other = run("--dataset_dir", anew, "--output_dir", output, *OPTIONS)
     assert other.returncode != 0 and "had other data (its folds were drawn anew)" in other.stderr
+
+
+@pytest.mark.slow
+def test_other_sets_train_beside_each_fold(folds, tmp_path):
+    output, beside = tmp_path / "cross validation", folds / "datalist_fold_1.json"
+    options = [*OPTIONS, "--epochs", "1", "--only", "0", "--with_sets", str({str(beside): 1})]
+    done = run("--dataset_dir", folds, "--output_dir", output, *options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    record = json.loads((output / "fold_0" / "run.json").read_text())
+    assert str(beside) in str(record["options"]["datalist"])
