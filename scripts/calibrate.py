@@ -10,6 +10,11 @@ or, on five times as many images, with what a finished cross-validation of the s
     python scripts/calibrate.py --cross_validation runs/cross_validation --datalist runs/busi/datalist.json
         --ckpt_dir runs/models
 
+or, for weights that have seen several hospitals, with what others, each without one of these, answered about all images
+of the one that they lacked (--split training+validation+testing); every hospital weighs the same:
+
+    python scripts/calibrate.py --left_out "['runs/busi_left_out','runs/bus_bra_left_out']" --ckpt_dir runs/models
+
 Out: `calibration.json` in --ckpt_dir. Inference and evaluation with these weights use it from then on. The testing
 split has to stay unseen: an evaluation has to be of the validation split, and from a cross-validation only the images
 in the datalist's training and validation splits are taken, each as answered by the network that had not seen it. The
@@ -29,6 +34,7 @@ def calibrate(
     evaluation: Path | None = None,
     cross_validation: Path | None = None,
     datalist: Path | None = None,
+    left_out: tuple[Path, ...] = (),
     sensitivity: float = 0.95,
     unsure_fraction: float = 0.2,
     suspicious_classes: tuple[str, ...] = ("malignant",),
@@ -40,6 +46,7 @@ def calibrate(
         evaluation: output folder of an evaluation of the validation split, with `images.csv` and `metrics.json`.
         cross_validation: instead of an evaluation, folder of scripts/cross_validate.py.
         datalist: with it, the datalist that the weights were trained with.
+        left_out: instead of both, output folders of evaluations, each of a hospital by weights without it.
         sensitivity: of the operating point for images of the suspicious classes, in (0, 1].
         unsure_fraction: images of least confidence, as a fraction of all, whose class is to count as unsure, in [0, 1).
         suspicious_classes: classes that make an image suspicious, by the sum of their probabilities.
@@ -51,8 +58,8 @@ def calibrate(
         ValueError: the evaluation is of another split or of other weights, or has no such class.
         FileNotFoundError: a file is missing.
     """
-    if bool(evaluation) == bool(cross_validation):
-        raise ValueError("--evaluation and --cross_validation: give one of them")
+    if bool(evaluation) + bool(cross_validation) + bool(left_out) != 1:
+        raise ValueError("--evaluation, --cross_validation and --left_out: give one of them")
     if cross_validation and not datalist:
         raise ValueError("--datalist is missing; give the one that the weights were trained with")
     if not 0 < sensitivity <= 1:
@@ -70,6 +77,9 @@ def calibrate(
     if cross_validation:
         source = "out-of-fold predictions of training and validation"
         answers = fitting.read_folds(cross_validation, datalist)
+    elif left_out:
+        source = "hospitals left out, each by weights that had not seen it"
+        answers = fitting.read_left_out(left_out, weights)
     else:
         source = "validation"
         answers = fitting.read_evaluation(evaluation, source, "evaluate with --split validation", weights)
@@ -91,9 +101,8 @@ def calibrate(
     absent = absent if unknown else f"no {called} image, so no threshold"
     point = absent if threshold is None else f"threshold of {called} {threshold:.3f}"
     shift = ", ".join(f"{name} {value:+.2f}" for name, value in fitted["class_offsets"].items())
-    shift = (
-        f"class offsets {shift}" if shift else f"no class offsets, which take {fitting.LEAST_OF_CLASS} images of each"
-    )
+    needed = "one hospital's mix of classes" if left_out else f"{fitting.LEAST_OF_CLASS} images of each"
+    shift = f"class offsets {shift}" if shift else f"no class offsets, which take {needed}"
     print(f"temperature {fitted['temperature']:.3f}, {shift}, {point}: {target}")
     return content
 

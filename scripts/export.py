@@ -4,10 +4,10 @@
 
 Out: `model.ts` and `model.onnx` through MONAI's exporters; batch size, height and width are free, the latter in
 multiples of 32, which inference pads to. `predictor.onnx` holds preprocessing and postprocessing too: it takes an image
-of any size and gives its mask and its probabilities. With --dataset_dir also `model_int8.onnx`, quantised by ONNX
-Runtime on training images, and `predictor_int8.onnx`. Each ONNX file says in its metadata what it takes and gives.
-`exports.json` has the size of each file and, with --dataset_dir, its largest difference from PyTorch, or from the
-bundle's inference, on validation images.
+of any size and gives its mask and its probabilities. Of a BasicUNet, such as bundle/models/small, with --dataset_dir
+also `model_int8.onnx`, quantised by ONNX Runtime on training images, and `predictor_int8.onnx`. Each ONNX file says in
+its metadata what it takes and gives. `exports.json` has the size of each file and, with --dataset_dir, its largest
+difference from PyTorch, or from the bundle's inference, on validation images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def export(
     parser, weights = load_network(ckpt_dir, device="cpu"), ckpt_dir / "model.pt"
     training, validation = exports.split_images(dataset_dir) if dataset_dir else ([], [])
     networks = exports.write_networks(ckpt_dir, output_dir)
-    if training:
+    settings = parser.get_parsed_content("settings")
+    if training and settings["network"] == "BasicUNetClassifier":
         networks.append(exports.write_int8(output_dir, parser, training))
     predictors = [exports.write_whole_predictor(output_dir, name, parser) for name in networks if name.endswith("onnx")]
     content = {"notice": NOTICE, "weights_sha256": sha256(weights), "weights_bytes": weights.stat().st_size}
@@ -59,7 +60,6 @@ def export(
         for name, found in content["predictors"].items():
             found |= exports.compare_predictor(output_dir / name, predictor, validation)
     write_json(output_dir / "exports.json", content)
-    settings = parser.get_parsed_content("settings")
     write_json(output_dir / "model.json", {"weights_sha256": content["weights_sha256"], **settings})
     print("\n".join(exports.told(content)))
     return content

@@ -27,6 +27,7 @@ CONTENT = (
     "models/model.json",
     "models/input_check.pt",
     "models/calibration.json",
+    "models/small/*",
     "breast_ultrasound/*.py",
 )
 HEAD = """---

@@ -2,25 +2,30 @@
 
 from pathlib import Path
 
-RESULTS = Path(__file__).resolve().parent / "results"
+STUDY = Path(__file__).resolve().parent
+RESULTS = STUDY / "results"
 
+# The hospitals of training by their prepared folders, and the BasicUNet that ships beside the released network
+SITES = {"clean": "BUSI", "bus_bra": "BUS-BRA", "bus_uclm": "BUS-UCLM"}
+SMALL = STUDY.parent / "bundle/models/small"
 # External test sets by the name of their results: what tables call them, and their layout (scripts/prepare.py).
 # A set that is added here is prepared, evaluated, reported and shown.
 EXTERNAL = {"external": {"title": "BrEaST (not trained on)", "layout": "breast_published"}}
-# Leave one site out: results, what tables call them, the site trained on, the set tested on
+# Leave one site out: all images of a hospital by weights that were trained on the two others. Results, what tables
+# call them, folder of the weights, the set tested on
 UNSEEN = {
-    "busi_unseen": ("BUSI, trained on BUS-BRA alone", "bus_bra", "clean"),
-    "bus_bra_unseen": ("BUS-BRA, trained on BUSI alone", "clean", "bus_bra"),
-    "external_bus_bra_only": ("BrEaST, trained on BUS-BRA alone", "bus_bra", "external"),
-    "external_busi_only": ("BrEaST, trained on BUSI alone", "clean", "external"),
+    "busi_unseen": ("BUSI, left out", "without_busi", "clean"),
+    "bus_bra_unseen": ("BUS-BRA, left out", "without_bus_bra", "bus_bra"),
+    "bus_uclm_unseen": ("BUS-UCLM, left out", "without_bus_uclm", "bus_uclm"),
+}
+LEFT_OUT = {weights: site for _, weights, site in UNSEEN.values()}
+# The small network, which has seen BUSI and BUS-BRA, where it has seen nothing
+SMALL_UNSEEN = {
+    "small_bus_uclm": ("BUS-UCLM, small network", "bus_uclm"),
+    "small_external": ("BrEaST, small network", "external"),
 }
 # Whose difference a sentence of the documents tells: an evaluation, and what it is compared with on the same images
-COMPARISONS = (
-    ("external", "external_bus_bra_only"),
-    ("external", "external_busi_only"),
-    ("cross_validation", "busi_unseen"),
-    ("bus_bra", "bus_bra_unseen"),
-)
+COMPARISONS = (("external", "small_external"), ("bus_uclm_unseen", "small_bus_uclm"))
 # What a datalist says of an image by which subgroups are told, where it does
 SUBGROUP_COLUMNS = ("split", "device", "birads")
 # The metrics of short tables
@@ -28,11 +33,12 @@ BRIEF = ("lesion_dice", "missed_rate", "false_mask_rate", "accuracy", "auroc_mal
 # What a result says of how it was made: weights, images with their labels, options that matter, code
 SIGNATURE = ("weights_sha256", "images_sha256", "image_size")
 SIGNATURE += ("mask_threshold", "smallest_fraction", "component_threshold", "commit")
-# The columns of the evidence, in order
-EVALUATIONS = {
+# The columns of the evidence, in order; those of the card
+HOME = {
     "cross_validation": "BUSI, cross-validation",
     "testing": "BUSI, testing split",
     "bus_bra": "BUS-BRA, testing split",
-    **{name: found["title"] for name, found in EXTERNAL.items()},
-    **{name: title for name, (title, _, _) in UNSEEN.items()},
+    "bus_uclm": "BUS-UCLM, testing split",
 }
+AWAY = {**{name: title for name, (title, _, _) in UNSEEN.items()}, **{n: e["title"] for n, e in EXTERNAL.items()}}
+EVALUATIONS = {**HOME, **AWAY, **{name: title for name, (title, _) in SMALL_UNSEEN.items()}}

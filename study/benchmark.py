@@ -6,17 +6,18 @@ The settings, each in a process of its own, take turns, so that a busy machine s
             SimpleInferer, with MONAI's own anti-aliasing, argmax and PILWriter
     stock   the bundle's network under plain's settings: what the network gains, and what the settings
     bundle  the bundle as inference.json has it
+    small   the same with the weights of models/small
     onnx    inference_onnx.json with the float32 file of scripts/export.py, and
-    int8    with its INT8 file
+    int8    with its INT8 file, where there is one
     predictor, predictor onnx
             Predictor on a list of files, which writes nothing; latency of one image as an array; and where the
             milliseconds of an image go
     predictor.onnx, predictor_int8.onnx
             the files of scripts/export.py that hold everything, in ONNX Runtime alone, images read by OpenCV
 
-All but plain have the weights of `ckpt_dir`: masks as they are in use, not noise, which takes longer to clean and to
-write. Inference goes from image files to mask files and table; latency is that of a folder of one image in the same,
-warm process, median of ten.
+All but plain and small have the weights of `ckpt_dir`: masks as they are in use, not noise, which takes longer to clean
+and to write. Inference goes from image files to mask files and table; latency is that of a folder of one image in the
+same, warm process, median of ten.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ INFERENCE = {
     "plain": {**PLAIN_NETWORK, **PLAIN_SETTINGS},
     "stock": PLAIN_SETTINGS,
     "bundle": {},
+    "small": {},
     "onnx": {"onnx_file": "model.onnx"},
     "int8": {"onnx_file": "model_int8.onnx"},
     "predictor": {},
@@ -70,7 +72,7 @@ INFERENCE = {
     "predictor_int8.onnx": {},
 }
 UNTUNED = ("plain", "stock")  # in fp32 and with the C library's default allocator
-NEEDED = ("model.onnx", "model_int8.onnx", "predictor.onnx", "predictor_int8.onnx")
+NEEDED = ("model.onnx", "predictor.onnx")
 TITLES = {"inference_s": "inference", "latency_s": "latency"}
 
 
@@ -95,7 +97,15 @@ class Work:
     @property
     def weights(self) -> Path:
         """The setting's own: plain's are those of another network, made on the spot."""
+        if self.name == "small":
+            return BUNDLE / "models" / "small" / "model.pt"
         return self.folder / "plain.pt" if self.name == "plain" else self.models / "model.pt"
+
+    @property
+    def possible(self) -> bool:
+        """Whether the exported file that it runs, if any, is there."""
+        file = self.name if self.name.endswith(".onnx") else INFERENCE[self.name].get("onnx_file")
+        return file is None or (self.exports / file).is_file()
 
     def config(self, kind: str, **ids: object) -> ConfigParser:
         """The bundle's config of a kind under the setting."""
@@ -205,10 +215,11 @@ def _take_turns(work: Work, rounds: int) -> dict[str, list[dict]]:
         RuntimeError: a setting failed.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share the allocator's state
-    pipes, results = {}, {name: [] for name in INFERENCE}
-    for name in INFERENCE:
-        pipes[name], there = context.Pipe()
-        own = replace(work, name=name, amp=False if name in UNTUNED else work.amp)
+    settings = [replace(work, name=name, amp=False if name in UNTUNED else work.amp) for name in INFERENCE]
+    settings = [own for own in settings if own.possible]
+    pipes, results = {}, {own.name: [] for own in settings}
+    for own in settings:
+        pipes[own.name], there = context.Pipe()
         context.Process(target=_work, args=(there, own), daemon=True).start()
         there.close()  # so that a worker that is killed ends the wait for it
     for turn in range(rounds + 1):

@@ -1,7 +1,7 @@
-"""Ways to calibrate, compared on the out-of-fold predictions of the cross-validation, and outside.
+"""Ways to calibrate, compared on hospitals that the weights have not seen.
 
-All comes from images.csv and metrics.json of the evaluations. At home each fold has the calibration that the other
-folds' images give; elsewhere the one that the images outside BUSI's testing split give, as the released weights have.
+All comes from images.csv and metrics.json of the evaluations. A hospital that was left out has the calibration that the
+other ones give, each by its own weights; other evaluations have that of all of them, as the released weights have.
 """
 
 from __future__ import annotations
@@ -19,94 +19,91 @@ from tools.evaluations import read_evaluation
 from tools.fitting import calibrated, fit_calibration, mean_log_loss, uncalibrated
 from tools.statistics import SMALLEST, brier, calibration
 
-from breast_ultrasound.data import read_datalist
 from breast_ultrasound.files import write_csv
 
-Method = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]]  # fitted on probabilities and classes
+Scaling = Callable[[np.ndarray], np.ndarray]  # from probabilities (N, K) to probabilities
+Method = Callable[[np.ndarray, np.ndarray, np.ndarray], Scaling]  # fitted on probabilities, classes, weights
 
 
-def as_trained(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def as_trained(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
     """Probabilities as the network gives them."""
     return lambda q: q
 
 
-def temperature(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def temperature(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
     """One temperature (Guo et al., ICML 2017)."""
-    return _least(p, y, [0.0], lambda q, x: calibrated(q, np.exp(x[0])))
+    return _least(p, y, w, [0.0], lambda q, x: calibrated(q, np.exp(x[0])))
 
 
-def temperature_and_prior(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def temperature_and_prior(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
     """A temperature, and the classes' frequencies in place of the equal ones of training."""
-    shift = np.log(np.bincount(y, minlength=p.shape[1]) / len(y))
-    return _least(p, y, [0.0], lambda q, x: calibrated(q, np.exp(x[0]), shift))
+    shift = np.log(_frequencies(y, p.shape[1], w))
+    return _least(p, y, w, [0.0], lambda q, x: calibrated(q, np.exp(x[0]), shift))
 
 
-def temperature_and_offsets(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """What scripts/calibrate.py fits."""
-    found = fit_calibration(p, y)
+def temperature_and_offsets(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
+    """What scripts/calibrate.py fits to one hospital."""
+    found = fit_calibration(p, y, w)
     return lambda q: calibrated(q, *found)
 
 
-def vector_scaling(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def vector_scaling(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
     """A factor and an offset for each class (Guo et al., ICML 2017)."""
     k = p.shape[1]
 
     def scaled(q: np.ndarray, x: np.ndarray) -> np.ndarray:
-        logits = np.log(np.clip(q, SMALLEST, None))
+        logits = _logits(q)
         return softmax((logits - logits.mean(axis=1, keepdims=True)) * np.exp(x[:k]) + np.append(x[k:], 0), axis=1)
 
-    return _least(p, y, np.zeros(2 * k - 1), scaled)
+    return _least(p, y, w, np.zeros(2 * k - 1), scaled)
 
 
-def dirichlet(p: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def dirichlet(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
     """Logistic regression on the log probabilities (Kull et al., NeurIPS 2019), scikit-learn's penalty."""
-    fitted = LogisticRegression(max_iter=1000).fit(log_softmax(np.log(np.clip(p, SMALLEST, None)), axis=1), y)
-    return lambda q: fitted.predict_proba(log_softmax(np.log(np.clip(q, SMALLEST, None)), axis=1))
+    fitted = LogisticRegression(max_iter=1000).fit(_logits(p), y, w * len(y))
+    return lambda q: fitted.predict_proba(_logits(q))
 
 
 METHODS = (as_trained, temperature, temperature_and_prior, temperature_and_offsets, vector_scaling, dirichlet)
 
 
-def _least(p: np.ndarray, y: np.ndarray, start: Iterable[float], of: Callable) -> Callable[[np.ndarray], np.ndarray]:
+def _logits(p: np.ndarray) -> np.ndarray:
+    return log_softmax(np.log(np.clip(p, SMALLEST, None)), axis=1)
+
+
+def _least(p: np.ndarray, y: np.ndarray, w: np.ndarray, start: Iterable[float], of: Callable) -> Scaling:
     """The parameters of least log loss."""
-    found = minimize(lambda x: mean_log_loss(of(p, x), y), np.asarray(start)).x
+    found = minimize(lambda x: mean_log_loss(of(p, x), y, w), np.asarray(start)).x
     return lambda q: of(q, found)
 
 
-def compare_calibrations(evaluations: Path, datalist: Path, others: Iterable[str], output: Path) -> None:
-    """Write a row for each way and evaluation, and for the other evaluations a further one at their own prevalence.
+def compare_calibrations(evaluations: Path, left_out: Iterable[str], others: Iterable[str], output: Path) -> None:
+    """Write a row for each way and evaluation, and a further one at each evaluation's own prevalence.
 
     Args:
-        evaluations: folder with `cross_validation` and the others.
-        datalist: whose testing split is left out where a calibration is for the released weights.
+        evaluations: folder with all of them.
+        left_out: names of evaluations of a whole hospital by weights that had not seen it.
         others: names of further evaluations.
         output: CSV file to write.
     """
-    p, y, fold, names, files = _raw(evaluations / "cross_validation")
-    left_out = {Path(item["image"]).name for item in read_datalist(datalist)["testing"]}
-    seen = ~np.isin(files, list(left_out))
+    known = {name: _raw(evaluations / name) for name in (*left_out, *others)}
     rows = []
     for method in METHODS:
         title = method.__name__.replace("_", " ")
-        out_of_fold = np.zeros_like(p)
-        for number in np.unique(fold):
-            out_of_fold[fold == number] = method(p[fold != number], y[fold != number])(p[fold == number])
-        rows.append({"method": title, "evaluation": "cross_validation", **_held(out_of_fold, y, names)})
-        fitted = method(p[seen], y[seen])
-        for other in others:
-            q, truth, _, _, _ = _raw(evaluations / other)
-            rows.append({"method": title, "evaluation": other, **_held(fitted(q), truth, names)})
+        for name, (q, truth, names) in known.items():
+            p, y, w = _joined([known[other] for other in left_out if other != name])
+            found = method(p, y, w)(q)
+            rows.append({"method": title, "evaluation": name, **_held(found, truth, names)})
             if method is temperature_and_offsets:
-                ratio = _frequencies(truth, names) / _frequencies(y[seen], names)
-                shifted = fitted(q) * ratio
-                shifted /= shifted.sum(axis=1, keepdims=True)
-                title_of = f"{title}, with --prevalence"
-                rows.append({"method": title_of, "evaluation": other, **_held(shifted, truth, names)})
+                size = len(names)
+                found = found * _frequencies(truth, size) / _frequencies(y, size, w)
+                found /= found.sum(axis=1, keepdims=True)
+                rows.append({"method": f"{title}, with --prevalence", "evaluation": name, **_held(found, truth, names)})
     write_csv(output, rows, list(rows[0]))
 
 
-def _raw(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, ...], list[str]]:
-    """The network's own probabilities (N, K), the classes (N,), folds (N,), names of classes and of images."""
+def _raw(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The network's own probabilities (N, K), the classes (N,), and their names."""
     found = read_evaluation(folder)
     content, names = json.loads((folder / "metrics.json").read_text(encoding="utf-8")), found.images.class_names
     folds = content.get("folds", [content])
@@ -116,11 +113,17 @@ def _raw(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[str, .
     own = np.zeros_like(found.images.probabilities)
     for number, made in enumerate(folds):
         own[fold == number] = uncalibrated(found.images.probabilities[fold == number], made, names)
-    return own, found.images.true_class, fold, names, list(found.table["filename"])
+    return own, found.images.true_class, names
 
 
-def _frequencies(y: np.ndarray, names: Iterable[str]) -> np.ndarray:
-    return np.bincount(y, minlength=len(list(names))) / len(y)
+def _joined(parts: list[tuple]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities, classes and weights, by which each hospital counts the same; 1 in all."""
+    p, y = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return p, y, np.concatenate([np.full(len(part[1]), 1 / len(part[1]) / len(parts)) for part in parts])
+
+
+def _frequencies(y: np.ndarray, size: int, w: np.ndarray | None = None) -> np.ndarray:
+    return np.bincount(y, w, minlength=size) / (len(y) if w is None else w.sum())
 
 
 def _held(p: np.ndarray, y: np.ndarray, names: Iterable[str]) -> dict:

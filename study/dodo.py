@@ -2,15 +2,15 @@
 
     doit -f study/dodo.py list
     doit -f study/dodo.py busi=Dataset_BUSI_with_GT evaluate_testing
-    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA external=BrEaST
-    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA external=BrEaST "*"
+    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA bus_uclm=BUS-UCLM external=BrEaST
+    doit -f study/dodo.py busi=Dataset_BUSI_with_GT bus_bra=BUSBRA bus_uclm=BUS-UCLM external=BrEaST "*"
 
 The third line makes all results that are not up to date, the last one also the trainings behind them, for many hours.
 A step is `up to date` where its files are there and those that it was made from have the content that they had then;
 `made_from.json` keeps their SHA-256, so a fresh clone knows. `cannot tell`: one that it was made from is not here, such
-as the weights of a cross-validation; the step that makes it says how long that takes. `busi`, `bus_bra` and `external`
-name the folders of the data sets. Prepared folders and trainings lie in `runs` (`runs=DIR`: elsewhere) and are used
-again; `weights=DIR` measures other weights than the released ones. `-c` goes on after a step that failed.
+as the weights of a cross-validation; the step that makes it says how long that takes. `busi`, `bus_bra`, `bus_uclm` and
+`external` name the folders of the data sets. Prepared folders and trainings lie in `runs` (`runs=DIR`: elsewhere) and
+are used again; `weights=DIR` measures other weights than the released ones. `-c` goes on after a step that failed.
 """
 
 from __future__ import annotations
@@ -37,25 +37,39 @@ sys.path[:0] = [str(STUDY.parent / "scripts"), str(STUDY.parent), str(STUDY.pare
 
 import tools  # noqa: E402, F401  (puts the bundle's package on the path)
 
-from study import EVALUATIONS, EXTERNAL, RESULTS, SUBGROUP_COLUMNS, UNSEEN  # noqa: E402
+from study import (  # noqa: E402
+    AWAY,
+    EVALUATIONS,
+    EXTERNAL,
+    LEFT_OUT,
+    RESULTS,
+    SITES,
+    SMALL,
+    SMALL_UNSEEN,
+    SUBGROUP_COLUMNS,
+    UNSEEN,
+)
 
-SITES = {"clean": "BUSI", "bus_bra": "BUS-BRA"}
 PROTOCOLS = ("clean", "grouped", "random")
-# With one hospital alone, all of its images, as many steps as with both: epochs of the first training and of a round
-ONE_SITE = {"clean": (112, 11), "bus_bra": (40, 4)}
-SEEDS = (0, 1)
-# Weights in study/weights, and the prepared folder of the site that they have not seen
-LEFT_OUT = {"without_bus_uclm": "bus_uclm", "without_busi": "clean"}
+# The recipe: a first training on two hospitals, and a second one from the weights without BUSI on all three. The folds
+# start from there too, so that BUSI's images are new to each of them.
+FIRST = {"epochs": 30, "val_interval": 30, "train_split": "training+validation", "resume": True}
+SECOND = {**FIRST, "epochs": 8, "val_interval": 8, "learning_rate": 0.0005}
+# Those of the left-out weights that lie in study/weights
+KEPT = ("without_busi", "without_bus_uclm")
 # Recipes of the second network that were compared: override configs behind train_pretrained.json
 LEVERS = {
     "as train_pretrained.json": [],
     "learning rate of the encoder a tenth": [STUDY / "levers/encoder_rate.json"],
     "stronger augmentation": [STUDY / "levers/augmentation.json"],
 }
-TRIALS = [(lever, name, 8) for lever in LEVERS for name in LEFT_OUT]
+TRIALS = [(lever, name, 8) for lever in LEVERS for name in KEPT]
 TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
 EVERYTHING = "training+validation+testing"
-EXPORTS = {"pytorch": {}, "onnx": {"onnx_file": "model.onnx"}, "int8": {"onnx_file": "model_int8.onnx"}}
+EXPORTS = {
+    "exports": {"pytorch": "", "onnx": "model.onnx"},
+    "small": {"small_pytorch": "", "small_int8": "model_int8.onnx"},
+}
 CONFIGS = ("../bundle/configs/train.json", "../bundle/configs/evaluate.json")
 CAMPAIGN = sorted(f"tests/campaign/{path.name}" for path in (STUDY / "tests" / "campaign").glob("*.py"))
 List.STATUS_MAP = {
@@ -185,62 +199,64 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def train_in_parts(title: str, folder: Path, datalist: str | Path, first: dict, rounds: dict) -> None:
-    """By the recipe of the released weights: a first training, a short round from it for each seed, their mean."""
-    from average_weights import average_weights
+def training(name: str, sites: Sequence[str], **options: object) -> None:
+    """Train the second network on prepared sets, into a folder of `runs`."""
     from tools.cli import run_bundle
 
-    start, folders = folder.parent / "first" / folder.name, []
-    where = {"ckpt_dir": start, "output_dir": start, "resume": True, "datalist": datalist}
-    run_bundle(f"{title}, first", "training", ["train", "train_joint"], **where, **first)
-    for seed in SEEDS:
-        folders.append(folder.parent / f"round_{seed}" / folder.name)
-        where |= {"ckpt_dir": folders[-1], "output_dir": folders[-1], "pretrained": start / "model.pt", "seed": seed}
-        run_bundle(f"{title}, round {seed}", "training", ["train", "train_round"], **where, **rounds)
-    (folder / "model.pt").unlink(missing_ok=True)  # of a run that was cut off before its settings were written
-    average_weights(tuple(folders), folder)
+    folder, lists = runs(name), {str(runs(site, "datalist.json")): 1 for site in sites}
+    configs = ["train", "train_pretrained"]
+    run_bundle(name, "training", configs, ckpt_dir=folder, output_dir=folder, datalist=lists, **options)
+
+
+def train_without(name: str) -> None:
+    """The first training, on two hospitals; kept weights are copied to study/weights."""
+    training(name, [site for site in SITES if site != LEFT_OUT[name]], **FIRST)
+    if name in KEPT:
+        for file in ("model.pt", "model.json"):
+            _copy(runs(name, file), STUDY / "weights" / name / file)
 
 
 def train() -> None:
-    """Train as the released weights were; calibrated on out-of-fold predictions."""
+    """The second training, on all hospitals, from the weights without BUSI: the released weights."""
+    training("models", list(SITES), pretrained=left_out_weights("without_busi") / "model.pt", **SECOND)
+
+
+def calibrate() -> None:
+    """One temperature and operating point from what weights say of the hospital that they have not seen."""
     from tools.cli import run_command
 
-    folder, datalist = runs("models"), runs("clean/datalist.json")
-    train_in_parts("Training", folder, str({str(datalist): 1, str(runs("bus_bra/datalist.json")): 1}), {}, {})
-    options = ["--cross_validation", runs("cross_validation"), "--datalist", datalist, "--ckpt_dir", folder]
-    run_command("Calibration", "scripts/calibrate.py", *options)
-
-
-def train_one_site(site: str) -> None:
-    """Train on all images of one hospital, tested on the others."""
-    sizes = [{"epochs": n, "val_interval": n, "train_split": EVERYTHING} for n in ONE_SITE[site]]
-    train_in_parts(f"{SITES[site]} alone", runs(f"models_only_{site}"), runs(site, "datalist.json"), *sizes)
+    found = str([str(RESULTS / "evaluations" / name) for name in UNSEEN])
+    run_command("Calibration", "scripts/calibrate.py", "--left_out", found, "--ckpt_dir", weights())
 
 
 def cross_validate() -> None:
-    """Train and test on every fold with the recipe of the released weights, and keep the joined tables."""
+    """Train and test on every fold with the second training, and keep the joined tables."""
     from tools.cli import as_arguments, run_command
 
-    first, rounds = runs("first/cross_validation"), [runs(f"round_{seed}", "cross_validation") for seed in SEEDS]
-    shared = {"dataset_dir": runs("folds"), "with_sets": {str(runs("bus_bra/datalist.json")): 1}}
-    parts = {first: {"config": "train_joint"}}
-    for seed, output in zip(SEEDS, rounds):
-        parts[output] = {"config": "train_round", "after": first, "seed": seed}
-    parts[runs("cross_validation")] = {"mean_of": [str(output) for output in rounds]}
-    for output, options in parts.items():
-        arguments = as_arguments({**shared, "output_dir": output, **options})
-        run_command(output.relative_to(runs()).as_posix(), "scripts/cross_validate.py", *arguments)
+    options = {"dataset_dir": runs("folds"), "output_dir": runs("cross_validation"), "config": "train_pretrained"}
+    options |= {"with_sets": {str(runs(site, "datalist.json")): 1 for site in ("bus_bra", "bus_uclm")}}
+    options |= {"pretrained": left_out_weights("without_busi") / "model.pt", **SECOND}
+    del options["resume"]  # it does so by itself
+    run_command("Cross-validation", "scripts/cross_validate.py", *as_arguments(options))
     for name in ("images.csv", "metrics.json"):
         _copy(runs("cross_validation", name), RESULTS / "evaluations/cross_validation" / name)
 
 
+def left_out_weights(name: str) -> Path:
+    """The folder of weights that have not seen a hospital."""
+    return STUDY / "weights" / name if name in KEPT else runs(name)
+
+
 def options_of(name: str) -> dict[str, str]:
     """Options of an evaluation: weights and images, a testing split or all of a hospital that they have not seen."""
-    if name not in UNSEEN:
-        return {"dataset_dir": str(runs({"testing": "clean"}.get(name, name))), "ckpt_dir": str(weights())}
-    _, site, other = UNSEEN[name]
-    split = "testing" if other in EXTERNAL else EVERYTHING
-    return {"dataset_dir": str(runs(other)), "ckpt_dir": str(runs(f"models_only_{site}")), "split": split}
+    if name in UNSEEN:
+        _, left_out, site = UNSEEN[name]
+        return {"dataset_dir": str(runs(site)), "ckpt_dir": str(left_out_weights(left_out)), "split": EVERYTHING}
+    if name in SMALL_UNSEEN:
+        site = SMALL_UNSEEN[name][1]
+        whole = {} if site in EXTERNAL else {"split": EVERYTHING}
+        return {"dataset_dir": str(runs(site)), "ckpt_dir": str(SMALL), **whole}
+    return {"dataset_dir": str(runs({"testing": "clean"}.get(name, name))), "ckpt_dir": str(weights())}
 
 
 def evaluate(name: str) -> None:
@@ -250,31 +266,16 @@ def evaluate(name: str) -> None:
     evaluated(f"Evaluation, {name}", RESULTS / "evaluations" / name, **options_of(name))
 
 
-def averaging() -> None:
-    """What the rounds and their mean bring, at home and at hospitals that the weights have not seen."""
-    from breast_ultrasound.files import write_csv
-    from study.experiments import row, trained_and_tested
-
-    rows = []
-    for name in ("cross_validation", "busi_unseen", "bus_bra_unseen"):
-        folders = {"averaged": RESULTS / "evaluations" / name, "first training": runs("first", name)}
-        if name in UNSEEN:
-            where = options_of(name)
-            where["ckpt_dir"] = runs("first", Path(where["ckpt_dir"]).name)
-            trained_and_tested(runs("first"), None, {name: where})
-        for title, folder in folders.items():
-            metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-            rows.append(row(metrics, weights=title, evaluation=name))
-    write_csv(RESULTS / "search/averaging.csv", rows, list(rows[0]))
-
-
-def leave_one_site_out() -> None:
-    """What each of the weights with a site left out answers about that site and about BrEaST."""
+def sites() -> None:
+    """Presence, class and mask at hospitals that the weights have not seen, by image and by patient."""
     from study.sites import score_site
 
     for name, site in LEFT_OUT.items():
-        for tested in (site, "external"):
-            score_site(STUDY / "weights" / name, runs(tested), name)
+        score_site(left_out_weights(name), runs(site), name)
+    for name, folder in {"without_bus_uclm": left_out_weights("without_bus_uclm"), "released": weights()}.items():
+        score_site(folder, runs("external"), name, split="testing")
+    for _, site in SMALL_UNSEEN.values():
+        score_site(SMALL, runs(site), "small")
 
 
 def levers() -> None:
@@ -286,9 +287,14 @@ def levers() -> None:
     for lever, without, epochs in TRIALS:
         name, site = f"{lever}, {epochs} epochs, {without.replace('_', ' ')}", LEFT_OUT[without]
         folder = runs("levers", name.replace(", ", "-").replace(" ", "_"))
-        sites = [other for other in ("clean", "bus_bra", "bus_uclm") if other != site]
-        options = {"datalist": {str(runs(other, "datalist.json")): 1 for other in sites}, "image_size": 160}
-        options |= {"epochs": epochs, "val_interval": epochs, "train_split": "training+validation", "resume": True}
+        lists = {str(runs(other, "datalist.json")): 1 for other in SITES if other != site}
+        options = {
+            "datalist": lists,
+            "epochs": epochs,
+            "val_interval": epochs,
+            "train_split": "training+validation",
+            "resume": True,
+        }
         configs = ["train", "train_pretrained", *LEVERS[lever]]
         run_bundle(name, "training", configs, ckpt_dir=folder, output_dir=folder, **options)
         for tested in (site, "external"):
@@ -300,7 +306,7 @@ def operating_points() -> None:
     from study.postprocessing import fold_options, operating_points
 
     home = fold_options(runs("folds"), runs("cross_validation"))
-    away = {name: [options_of(name)] for name in (*EXTERNAL, "busi_unseen", "bus_bra_unseen")}
+    away = {name: [options_of(name)] for name in AWAY}
     operating_points({"cross_validation": home, **away}, RESULTS / "operating_points.csv")
 
 
@@ -308,7 +314,7 @@ def evidence(output_dir: Path = RESULTS / "evidence", **options: object) -> None
     """Metrics with intervals, subgroups, differences, failures and charts of all evaluations."""
     from study.report import report
 
-    charted = {name: EVALUATIONS[name] for name in ("cross_validation", "bus_bra_unseen", "busi_unseen", *EXTERNAL)}
+    charted = {name: EVALUATIONS[name] for name in ("cross_validation", *AWAY)}
     folders = {name: RESULTS / "evaluations" / name for name in EVALUATIONS}
     lists = [RESULTS / "splits" / f"{name}_datalist.json" for name in (*SITES, *EXTERNAL)]
     report(folders, output_dir, lists, charted, **options)
@@ -332,20 +338,20 @@ def verify() -> None:
 
 
 def exports() -> None:
-    """Export the weights, and evaluate each file on the validation split."""
+    """Export both networks, and evaluate what is exported on the validation split."""
     from tools.cli import run_command
 
     from study.experiments import evaluated
 
-    folder, data = runs("exports"), {"dataset_dir": runs("clean"), "ckpt_dir": weights()}
-    options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", weights(), "--output_dir", folder]
-    run_command("Exports", "scripts/export.py", *options)
-    for name, ids in EXPORTS.items():
-        file = {"onnx_file": folder / ids["onnx_file"]} if ids else {}
-        configs = ["evaluate", "inference_onnx"] if ids else []
-        evaluated(f"Validation, {name}", folder / name, configs, split="validation", **data, **file)
-        _copy(folder / name / "metrics.json", RESULTS / "exports" / f"validation_{name}.json")
-    _copy(folder / "exports.json", RESULTS / "exports/exports.json")
+    for network, ckpt_dir in {"exports": weights(), "small": SMALL}.items():
+        folder, data = runs("exports", network), {"dataset_dir": runs("clean"), "ckpt_dir": ckpt_dir}
+        options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", ckpt_dir, "--output_dir", folder]
+        run_command(f"Exports, {network}", "scripts/export.py", *options)
+        for name, file in EXPORTS[network].items():
+            onnx = {"onnx_file": folder / file, "configs": ["inference_onnx"]} if file else {}
+            evaluated(f"Validation, {name}", folder / name, split="validation", **data, **onnx)
+            _copy(folder / name / "metrics.json", RESULTS / "exports" / f"validation_{name}.json")
+        _copy(folder / "exports.json", RESULTS / "exports" / f"{network}.json")
 
 
 def evaluations_of(*names: str) -> list[str]:
@@ -377,15 +383,18 @@ def data_steps() -> Iterator[dict]:
 
 def training_steps() -> Iterator[dict]:
     """What takes hours."""
-    both = ["busi_clean", "prepare_bus_bra"]
-    makes = [runs("cross_validation/metrics.json"), *evaluations_of("cross_validation")]
-    yield step("cross_validation", "every fold; 5 h", cross_validate, makes, [], ["folds", "prepare_bus_bra"])
-    makes = [runs("models/calibration.json")]
-    yield step("train", "as the released weights were; 1 h", train, makes, [], [*both, "cross_validation"])
-    for site, title in SITES.items():
-        action, makes = partial(train_one_site, site), [runs(f"models_only_{site}/model.pt")]
-        yield step(f"train_only_{site}", f"{title} alone; 1 h", action, makes, [], both)
-    needs = [*both, "prepare_bus_uclm", "prepare_external"]
+    everyone = ["busi_clean", "prepare_bus_bra", "prepare_bus_uclm"]
+    for name, site in LEFT_OUT.items():
+        action, makes = partial(train_without, name), [left_out_weights(name) / "model.pt"]
+        yield step(f"train_{name}", f"{SITES[site]} left out; 1 h", action, makes, [], everyone)
+    makes = [runs("models/model.pt")]
+    yield step("train", "as the released weights were; 15 min", train, makes, [], [*everyone, "train_without_busi"])
+    makes, needs = [runs("cross_validation/metrics.json"), *evaluations_of("cross_validation")], [
+        "folds",
+        *everyone[1:],
+    ]
+    yield step("cross_validation", "every fold; 1 h", cross_validate, makes, [], [*needs, "train_without_busi"])
+    needs = [*everyone, "prepare_external"]
     yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
 
 
@@ -393,42 +402,39 @@ def evaluation_steps() -> Iterator[dict]:
     """The evaluations, and what is made of them."""
     lists = {name: f"results/splits/{name}_datalist.json" for name in (*SITES, *EXTERNAL)}
     preparing = {name: "busi_clean" if name == "clean" else f"prepare_{name}" for name in lists}
-    alone = {site: runs(f"models_only_{site}/model.pt") for site in SITES}
-    for name, listed in {"testing": "clean", "bus_bra": "bus_bra", **{name: name for name in EXTERNAL}}.items():
+    left_out = {name: left_out_weights(name) / "model.pt" for name in LEFT_OUT}
+    for name, (title, made, site) in UNSEEN.items():
+        action, made_from = partial(evaluate, name), [left_out[made], *CONFIGS, lists[site]]
+        yield step(f"evaluate_{name}", f"{title}; 3 min", action, evaluations_of(name), made_from, [preparing[site]])
+    made_from = [weights() / "model.pt", *evaluations_of(*UNSEEN)]
+    yield step("calibrate", "the released weights; 0 min", calibrate, [weights() / "calibration.json"], made_from)
+    tested = {"testing": "clean", **{name: name for name in ("bus_bra", "bus_uclm", *EXTERNAL)}}
+    for name, listed in tested.items():
         about, made_from = f"{EVALUATIONS[name]}; 2 min", [*released(), lists[listed]]
         action, makes = partial(evaluate, name), evaluations_of(name)
         yield step(f"evaluate_{name}", about, action, makes, made_from, [preparing[listed]])
-    for name, (title, site, other) in UNSEEN.items():
-        action, made_from = partial(evaluate, name), [alone[site], *CONFIGS, lists[other]]
-        yield step(f"evaluate_{name}", f"{title}; 3 min", action, evaluations_of(name), made_from, [preparing[other]])
-    made_from = [*evaluations_of("cross_validation", "busi_unseen", "bus_bra_unseen")]
-    made_from += [runs("first", path.parent.name, "model.pt") for path in alone.values()]
-    about = "rounds with averaged weights; 5 min"
-    yield step("averaging", about, averaging, ["results/search/averaging.csv"], made_from)
-    weights_of = [f"weights/{name}/{file}" for name in LEFT_OUT for file in ("model.pt", "model.json")]
-    about, made_from = "weights with a site left out, on that site; 10 min", [*weights_of, *CONFIGS]
-    needs = [preparing["clean"], preparing["external"], "prepare_bus_uclm"]
-    yield step("sites", about, leave_one_site_out, ["results/sites.csv"], made_from, needs)
+    small = [SMALL / "model.pt", SMALL / "calibration.json", *CONFIGS]
+    for name, (title, site) in SMALL_UNSEEN.items():
+        action, made_from = partial(evaluate, name), [*small, lists[site]]
+        yield step(f"evaluate_{name}", f"{title}; 2 min", action, evaluations_of(name), made_from, [preparing[site]])
+    about, made_from = "hospitals not seen, by image and patient; 15 min", [*left_out.values(), *released(), *small[:2]]
+    yield step("sites", about, sites, ["results/sites.csv"], made_from, list(preparing.values()))
     files = ("report.json", "subgroups.csv", "differences.csv", "failures.csv", "roc.png", "dice.png")
     makes, made_from = [f"results/evidence/{file}" for file in files], [*evaluations_of(*EVALUATIONS), *lists.values()]
     yield step("evidence", "intervals, subgroups, failures, charts; 10 min", evidence, makes, made_from)
-    paths = [RESULTS / "evaluations", STUDY / lists["clean"], ("testing", "bus_bra", *EXTERNAL)]
-    makes = ["results/search/calibration.csv"]
-    action = call("study.calibrations.compare_calibrations", *paths, STUDY / makes[0])
-    made_from = [*evaluations_of("cross_validation", *paths[2]), lists["clean"]]
+    makes, others = ["results/search/calibration.csv"], ("cross_validation", *EXTERNAL)
+    paths = [RESULTS / "evaluations", UNSEEN, others, STUDY / makes[0]]
+    action = call("study.calibrations.compare_calibrations", *paths)
+    made_from = evaluations_of(*UNSEEN, *others)
     yield step("calibrations", "ways to calibrate; 1 min", action, makes, made_from)
     joined, needs = runs("cross_validation/metrics.json"), ["folds", *preparing.values()]
-    made_from, makes = [joined, *alone.values(), *released()], ["results/operating_points.csv"]
-    yield step("operating_points", "missed against false; 10 min", operating_points, makes, made_from, needs)
-    makes = ["results/search/postprocessing.csv", "results/search/postprocessing.json"]
-    paths = [
-        runs("folds"),
-        runs("cross_validation"),
-        runs("clean/datalist.json"),
-        RESULTS / "search/postprocessing.csv",
-    ]
-    action = call("study.postprocessing.choose_postprocessing", *paths)
-    yield step("postprocessing", "the mask's threshold and components; 10 min", action, makes, [joined], needs[:2])
+    made_from, makes = [joined, *left_out.values(), *released()], ["results/operating_points.csv"]
+    yield step("operating_points", "missed against false; 15 min", operating_points, makes, made_from, needs)
+    makes = ["results/search/postprocessing.csv"]
+    chosen_on = {name: options_of(name) for name in ("busi_unseen", "bus_uclm_unseen")}  # with normal images
+    action = call("study.postprocessing.choose_postprocessing", chosen_on, STUDY / makes[0])
+    made_from = [left_out[UNSEEN[name][1]] for name in chosen_on]
+    yield step("postprocessing", "the mask's threshold and components; 10 min", action, makes, made_from, needs[1:])
 
 
 def measurement_steps() -> Iterator[dict]:
@@ -437,8 +443,9 @@ def measurement_steps() -> Iterator[dict]:
     made_from, needs = [*released(), "results/splits/clean_datalist.json"], ["busi_clean"]
     action = call("study.robustness.measure_robustness", clean, weights(), runs("stress"), RESULTS / "robustness.csv")
     yield step("robustness", "altered images; 15 min", action, ["results/robustness.csv"], made_from, needs)
-    makes = [*(f"results/exports/validation_{name}.json" for name in EXPORTS), "results/exports/exports.json"]
-    yield step("exports", "TorchScript, ONNX, INT8; 5 min", exports, makes, made_from, needs)
+    names = [*EXPORTS, *(f"validation_{name}" for files in EXPORTS.values() for name in files)]
+    about, makes = "TorchScript, ONNX, INT8; 5 min", [f"results/exports/{name}.json" for name in names]
+    yield step("exports", about, exports, makes, [*made_from, SMALL / "model.pt"], needs)
     about, makes = "tools of the annotation page; 5 min", ["results/simulated_annotation.csv"]
     action = call("study.simulated_annotation.simulate_annotation", clean, weights(), STUDY / makes[0])
     yield step("simulated_annotation", about, action, makes, made_from, needs)
@@ -468,7 +475,7 @@ def measurement_steps() -> Iterator[dict]:
     about, made_from = "a few images of another site; 2 h", [model, *CONFIGS, external]
     yield step("fine_tuning", about, action, makes, made_from, ["prepare_external"])
     about, makes = "speed of inference; 10 min of an idle machine", ["results/benchmark.json"]
-    action = call("study.benchmark.benchmark", clean, runs("exports"), weights(), STUDY / makes[0])
+    action = call("study.benchmark.benchmark", clean, runs("exports/exports"), weights(), STUDY / makes[0])
     yield step("benchmark", about, action, makes, [model], [*needs, "exports"])
     command = ("Faults", "study/tests/fault_campaign.py", "--output", RESULTS / "faults.json")
     about, made_from = "bad input, kills, full disks; 15 min", ["tests/fault_campaign.py", *CAMPAIGN, *CONFIGS]

@@ -1,8 +1,7 @@
-"""Choose the threshold of a mask and which parts are kept, on what a cross-validation answers about unseen images.
+"""Choose the threshold of a mask and which components are kept, at hospitals that the weights have not seen.
 
-Every network of scripts/cross_validate.py predicts its own test fold once; every combination of the bundle's options
-`mask_threshold`, `smallest_fraction`, `component_threshold` is tried on those masks. Images of the datalist's testing
-split, on which the released weights are tested, are excluded.
+Every combination of the bundle's options `mask_threshold`, `smallest_fraction` and `component_threshold` is tried on
+all images of a hospital, by weights that were trained on others.
 """
 
 from __future__ import annotations
@@ -16,59 +15,53 @@ import numpy as np
 from tools.cli import BUNDLE
 from tqdm import tqdm
 
-from breast_ultrasound.data import UNKNOWN_CLASS, load_datalist, read_datalist
-from breast_ultrasound.files import NOTICE, sha256, write_csv, write_json
+from breast_ultrasound.data import UNKNOWN_CLASS, load_datalist
+from breast_ultrasound.files import sha256, write_csv
 from breast_ultrasound.images import open_image, to_mask
 from breast_ultrasound.metrics import MISSED_BELOW, Images
 from breast_ultrasound.predictor import Predictor
 from study.experiments import commit
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
-SMALLEST_FRACTIONS = (0.0, 0.001, 0.002, 0.005)
+MOST_MISSED = 0.125  # of the lesions, on average over the hospitals
+THRESHOLDS = (0.3, 0.4, 0.5)
+SMALLEST_FRACTIONS = (0.0, 0.002, 0.005)
 PART_THRESHOLDS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 CURVE = (*PART_THRESHOLDS, 0.85, 0.875, 0.9, 0.925, 0.95)
 COMBINATIONS = list(product(THRESHOLDS, SMALLEST_FRACTIONS, PART_THRESHOLDS))
 NAMES = ("mask_threshold", "smallest_fraction", "component_threshold")
 
 
-def choose_postprocessing(
-    dataset_dir: Path, cross_validation: Path, datalist: Path, output: Path, **options: object
-) -> None:
-    """Predict, try all combinations, write the table, and beside it as JSON what the choice is worth.
+def choose_postprocessing(evaluations: dict[str, dict], output: Path) -> None:
+    """Predict, try all combinations, and write the table.
 
-    The table has a row for each combination, the best first, by Dice over all images, in which an empty mask on a
-    normal image counts 1 and any other mask there 0. The JSON takes for each fold what was best on the others.
+    It has a row for each combination, the chosen one first: the fewest normal images with a mask among those that miss
+    at most ``MOST_MISSED`` of the lesions, and where several have the same, the largest Dice of lesions; then the rest.
+    Figures are means over the hospitals.
 
     Args:
-        dataset_dir: folder made by scripts/prepare_busi.py with --folds.
-        cross_validation: folder of scripts/cross_validate.py.
-        datalist: names the testing split that is excluded.
+        evaluations: by name, the options of the bundle's evaluations, each of a hospital with normal images.
         output: CSV file to write.
-        options: options of the bundle, such as image_size.
-
-    Raises:
-        ValueError: a folder is missing.
-        FileNotFoundError: a fold has no weights, or the datalist is missing.
     """
-    if not datalist.is_file():
-        raise FileNotFoundError(f"{datalist}: missing; give the one that the released weights were trained with")
-    parts = read_datalist(datalist)
-    left_out = {Path(item["image"]).name for item in parts["testing"]}
-    folds = fold_options(dataset_dir, cross_validation)
-    scores = [{} for _ in folds]
-    for number, paths in enumerate(folds):
-        predictor, items = evaluation({**paths, **options})
-        items = [item for item in items if Path(item["image"]).name not in left_out]
-        for item in tqdm(items, desc=f"fold {number}, combinations"):
+    sites = []
+    for name, options in evaluations.items():
+        predictor, items = evaluation(options)
+        scores = defaultdict(list)
+        for item in tqdm(items, desc=f"{name}, combinations"):
             for setting, score in _try_all(predictor, item, COMBINATIONS):
-                scores[number].setdefault(setting, []).append(score)
-    if not any(scores):
-        raise ValueError(f"{datalist}: its testing split excludes every image of the folds")
-    rows = _ranking(scores)
+                scores[setting].append(score)
+        sites.append({setting: _figures(found) for setting, found in scores.items()})
+    rows = [_over_sites(setting, [site[setting] for site in sites]) for setting in COMBINATIONS]
+    rows.sort(key=lambda row: (row["missed_rate"] > MOST_MISSED, row["false_mask_rate"], -row["lesion_dice"]))
+    rows = [{**row, **_made_by(list(evaluations.values()))} for row in rows]
     write_csv(output, rows, list(rows[0]))
-    write_json(output.with_suffix(".json"), {**_cross_fitted(scores), **_made_by(folds)})
     best = ", ".join(f"{name} {rows[0][name]}" for name in NAMES)
     print(f"{rows[0]['images']} images, best: {best}: {output}")
+
+
+def _over_sites(setting: tuple, figures: list[dict]) -> dict:
+    """Means over the hospitals; the number of their images."""
+    means = {name: float(np.mean([found[name] for found in figures])) for name in figures[0] if name != "images"}
+    return {**dict(zip(NAMES, setting)), "images": sum(found["images"] for found in figures), **means}
 
 
 def fold_options(dataset_dir: Path, cross_validation: Path) -> list[dict[str, str]]:
@@ -117,22 +110,6 @@ def _made_by(runs: list[dict]) -> dict[str, str]:
     """What the signature of a result says of the weights of several evaluations."""
     weights = [sha256(Path(options["ckpt_dir"]) / "model.pt") for options in runs]
     return {"weights_sha256": " ".join(weights), "commit": commit()}
-
-
-def _ranking(scores: list[dict]) -> list[dict]:
-    """A row for each combination over all images of these folds, the best first."""
-    rows = [_row(setting, [s for fold in scores for s in fold.get(setting, [])]) for setting in COMBINATIONS]
-    return sorted(rows, key=lambda row: -row["dice_all_images"])
-
-
-def _cross_fitted(scores: list[dict]) -> dict:
-    """Figures of all images, each fold's with the combination that was best on the other folds."""
-    found, chosen = [], []
-    for number, fold in enumerate(scores):
-        best = _ranking([*scores[:number], *scores[number + 1 :]])[0]
-        chosen.append({name: best[name] for name in NAMES})
-        found += fold.get(tuple(chosen[-1].values()), [])
-    return {"notice": NOTICE, "chosen": chosen, **_figures(found)}
 
 
 def evaluation(options: dict) -> tuple[Predictor, list[dict]]:

@@ -16,7 +16,7 @@ import pandas
 from tools.cli import ROOT
 
 from breast_ultrasound.files import sha256, write_whole
-from study import BRIEF, EVALUATIONS, EXTERNAL, RESULTS
+from study import AWAY, BRIEF, EVALUATIONS, EXTERNAL, HOME, LEFT_OUT, RESULTS, SITES, SMALL
 
 TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md")
 METADATA = "bundle/configs/metadata.json"
@@ -61,16 +61,18 @@ CALIBRATION = {
     "accuracy_at_90_coverage": "accuracy without the 10 % least sure images",
     "accuracy_at_80_coverage": "accuracy without the 20 % least sure images",
 }
-HOME_AND_AWAY = ("cross_validation", "testing", "bus_bra", *EXTERNAL)
+# What the model card shows
+SHORT = {name: TITLES[name] for name in (*BRIEF, "auroc_benign_malignant", "sensitivity_at_90")}
+HOME_AND_AWAY = (*HOME, *AWAY)
 
 
-def read_results(name: str) -> dict | pandas.DataFrame:
-    """A file of results/.
+def read_results(name: str, models: Path = ROOT / "bundle/models") -> dict | pandas.DataFrame:
+    """A file of results/, of the released weights or those of another folder.
 
     Raises:
         ValueError: it was made from other weights than those that ship.
     """
-    path, released = RESULTS / name, sha256(ROOT / "bundle/models/model.pt")
+    path, released = RESULTS / name, sha256(models / "model.pt")
     found = json.loads(path.read_text(encoding="utf-8")) if name.endswith(".json") else pandas.read_csv(path)
     if "testing" in found:  # the report, which holds evaluations of several weights
         made = {source["weights_sha256"] for name in ("testing", *EXTERNAL) for source in found[name]["source"]}
@@ -110,7 +112,7 @@ def results() -> str:
         "false_mask_rate": "normal with a mask",
         "auroc_benign_malignant": "AUROC",
     }
-    for name in HOME_AND_AWAY:
+    for name in EVALUATIONS:
         found = report[name]
         row = {"": EVALUATIONS[name], "images": found["images"]}
         for metric in (*BRIEF[:4], "auroc_benign_malignant"):
@@ -132,13 +134,43 @@ def intervals(titles: dict[str, str], evaluations: Iterable[str]) -> str:
     return markdown(frame[frame.iloc[:, 1:].any(axis=1)])  # without what no evaluation has
 
 
+def sites() -> str:
+    """Both networks at hospitals that they have not seen, in the figures of study/sites.py."""
+    found, rows = pandas.read_csv(RESULTS / "sites.csv"), []
+    for _, row in found.iterrows():
+        weights, site = row["name"], row.site
+        shown = {"weights": f"`{weights}`", "trained on": trained_on(weights)}
+        shown |= {"tested on": {**SITES, "external": "BrEaST"}[site]}
+        shown |= {"Dice": number("lesion_dice", row.lesion_dice), "missed": number("missed_rate", row.missed_rate)}
+        normals = site in SITES and not pandas.isna(row.false_mask_rate)
+        for key, title in (
+            ("false_mask_rate", "normal with a mask"),
+            ("missed_at_30_false", "missed at 30 % false"),
+            ("presence", "AUROC, presence"),
+        ):
+            shown[title] = number("_rate" if key != "presence" else key, row[key]) if normals else ""
+        shown["AUROC, malignant-benign"] = number("", row.malignant_benign)
+        shown["by patient"] = number("", row.malignant_benign_by_group)
+        rows.append(shown)
+    return markdown(pandas.DataFrame(rows))
+
+
+def trained_on(weights: str) -> str:
+    """The hospitals of weights by their name in study/sites.csv."""
+    if weights == "small":
+        return "BUSI, BUS-BRA"
+    return ", ".join(title for site, title in SITES.items() if LEFT_OUT.get(weights) != site)
+
+
 def differences() -> str:
-    """What the joint weights have more, or less, than those of one hospital, on the same images."""
+    """What a network has more, or less, than another, on the same images."""
     found, columns = pandas.read_csv(RESULTS / "evidence/differences.csv"), {}
     names = [name for name in TITLES if name in set(found.figure)]
-    for against, rows in found.groupby("against", sort=False):
+    for (of, against), rows in found.groupby(["evaluation", "against"], sort=False):
         figures = rows.set_index("figure").replace({float("nan"): None}).to_dict("index")
-        columns[EVALUATIONS[against]] = [signed(name, figures.get(name)) for name in names]
+        columns[f"{EVALUATIONS[of]}, over {EVALUATIONS[against].partition(', ')[2]}"] = [
+            signed(name, figures.get(name)) for name in names
+        ]
     return markdown(pandas.DataFrame({"difference (95 % interval)": [TITLES[n] for n in names], **columns}))
 
 
@@ -205,21 +237,25 @@ def levers() -> str:
 
 def exports() -> str:
     """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
-    found, names = read_results("exports/exports.json"), (*BRIEF[:3], "macro_f1", "auroc_malignant")
-    files = {"model.pt": "pytorch", "model.ts": None, "model.onnx": "onnx", "model_int8.onnx": "int8"}
-    rows = []
-    for file, evaluation in files.items():
-        about = found["files"].get(file, {"bytes": found["weights_bytes"]})
-        difference = about.get("largest_probability_difference")
-        metrics = read_results(f"exports/validation_{evaluation}.json") if evaluation else {}
-        rows.append(
-            {
-                "file": f"`{file}`",
-                "size": f"{about['bytes'] / 1e6:.1f} MB",
-                "largest difference of a probability": "" if difference is None else f"{difference:.0e}",
-                **{TITLES[n]: number(n, metrics.get(n)) for n in names},
-            }
-        )
+    names, rows = (*BRIEF[:3], "macro_f1", "auroc_malignant"), []
+    networks = {
+        "exports": ("", ROOT / "bundle/models", {"model.pt": "pytorch", "model.ts": None, "model.onnx": "onnx"}),
+        "small": ("small/", SMALL, {"model.pt": "small_pytorch", "model_int8.onnx": "small_int8"}),
+    }
+    for network, (folder, models, files) in networks.items():
+        found = read_results(f"exports/{network}.json", models)
+        for file, evaluation in files.items():
+            about = found["files"].get(file, {"bytes": found["weights_bytes"]})
+            difference = about.get("largest_probability_difference")
+            metrics = read_results(f"exports/validation_{evaluation}.json", models) if evaluation else {}
+            rows.append(
+                {
+                    "file": f"`{folder}{file}`",
+                    "size": f"{about['bytes'] / 1e6:.1f} MB",
+                    "largest difference of a probability": "" if difference is None else f"{difference:.0e}",
+                    **{TITLES[n]: number(n, metrics.get(n)) for n in names},
+                }
+            )
     return markdown(pandas.DataFrame(rows))
 
 
@@ -246,12 +282,13 @@ def limits() -> str:
 
 TABLES = {
     "evidence": lambda: intervals(TITLES, EVALUATIONS),
-    "outside": lambda: intervals(TITLES, HOME_AND_AWAY),
-    "calibration": lambda: intervals(CALIBRATION, HOME_AND_AWAY),
+    "outside": lambda: intervals(SHORT, HOME_AND_AWAY),
+    "calibration": lambda: intervals(CALIBRATION, ("cross_validation", *AWAY)),
     **{
         f.__name__: f
         for f in (
             results,
+            sites,
             differences,
             folds,
             calibrations,

@@ -116,6 +116,8 @@ def test_the_threshold_finds_the_share_of_positives_and_no_more_than_it_must():
     assert threshold_for_sensitivity(scores, [True] * 20, 0.95) == scores[1]
     assert threshold_for_sensitivity(scores, [True] * 20, 1.0) == scores[0]
     assert threshold_for_sensitivity([0.9, 0.2, 0.1], [True, True, False], 0.5) == 0.9
+    assert threshold_for_sensitivity([0.9, 0.2, 0.1], [True, True, False], 0.5, [1, 3, 1]) == 0.2
+    assert threshold_for_sensitivity(scores, [True] * 20, 0.95, [7] * 20) == scores[1]
     with pytest.raises(ValueError, match="no positive image"):
         threshold_for_sensitivity(scores, [False] * 20)
 
@@ -334,6 +336,43 @@ def test_of_a_cross_validation_only_images_outside_the_testing_part_are_taken(ev
     assert "give one of them" in done.stderr
     done = run("--cross_validation", evaluated, *options[2:], "--datalist", evaluated / "datalist.json")
     assert "no fold_0/uncalibrated; run scripts/cross_validate.py first" in done.stderr
+
+
+def test_hospitals_that_were_left_out_weigh_the_same_and_give_a_temperature_alone(evaluated):
+    rows = read_csv(evaluated / "validation" / "images.csv")
+    made = json.loads((evaluated / "validation" / "metrics.json").read_text())
+    parts = {"large": rows[:260], "small": rows[260:]}
+    for name, part in parts.items():
+        write_csv(evaluated / name / "images.csv", part, list(rows[0]))
+        content = {**made, "split": "training+validation+testing", "weights_sha256": f"without {name}"}
+        write_json(evaluated / name / "metrics.json", content)
+    folders = [str(evaluated / name) for name in parts]
+    done = run("--left_out", folders, "--ckpt_dir", evaluated)
+    assert done.returncode == 0 and "no class offsets, which take one hospital's mix of classes" in done.stdout
+    content = json.loads((evaluated / "calibration.json").read_text())
+    p = np.array([[float(row[f"p_{name}"]) for name in CLASS_NAMES] for row in rows])
+    y = np.array([CLASS_NAMES.index(row["true_class"]) for row in rows])
+    w = np.concatenate([np.full(len(part), 1 / len(part)) for part in parts.values()])
+    assert content["temperature"] == pytest.approx(fit_calibration(p, y, w, with_offsets=False)[0], rel=1e-3)
+    assert content["temperature"] != pytest.approx(fit_calibration(p, y, with_offsets=False)[0], rel=1e-3)
+    assert content["class_offsets"] == {} and content["fitted_on"]["images"] == 300
+    malignant = calibrated(p, content["temperature"])[:, 2]
+    found = malignant >= content["malignancy_threshold"] - 1e-9
+    reached = np.average(found[y == 2], weights=w[y == 2])
+    assert reached >= 0.95 and content["fitted_on"]["malignancy_sensitivity"] == pytest.approx(reached)
+    unsure = calibrated(p, content["temperature"]).max(axis=1) < content["unsure_below"]
+    assert np.average(unsure, weights=w) == pytest.approx(0.2, abs=0.02)
+
+    done = run("--left_out", folders, "--ckpt_dir", evaluated, "--evaluation", evaluated / "validation")
+    assert "--evaluation, --cross_validation and --left_out: give one of them" in done.stderr
+    file = evaluated / "small" / "metrics.json"
+    told = json.loads(file.read_text())
+    for change, message in (
+        ({"split": "testing"}, "evaluate with --split training+validation+testing"),
+        ({"weights_sha256": sha256(evaluated / "model.pt")}, "evaluate weights that have not seen this hospital"),
+    ):
+        write_json(file, {**told, **change})
+        assert message in run("--left_out", folders, "--ckpt_dir", evaluated).stderr
 
 
 def test_an_evaluation_that_is_missing_is_named(evaluated):

@@ -60,6 +60,11 @@ def read_settings(weights: str | Path) -> dict:
     return settings
 
 
+def image_size_of(weights: str, otherwise: int) -> int:
+    """The image size, in pixels, that weights were trained with, where a file tells it; ``weights`` may be empty."""
+    return read_settings(weights).get("image_size", otherwise) if weights else otherwise
+
+
 def stored_settings(weights: str | Path) -> dict:
     """``read_settings``, completed by those that train.json has: what evaluation and inference go by."""
     parser = ConfigParser(ConfigParser.load_config_file(TRAIN_CONFIG))

@@ -84,7 +84,9 @@ def told(content: dict) -> list[str]:
         elif "mean_mask_iou" in found:
             difference, iou = found["largest_class_probability_difference"], found["mean_mask_iou"]
             lines[-1] += f", {difference:.1e} from the bundle, IoU of the masks {iou:.4f}"
-    return lines if content["images"] else [*lines, "INT8 and the comparison need images: give --dataset_dir"]
+    if not content["images"]:
+        return [*lines, "INT8 and the comparison need images: give --dataset_dir"]
+    return lines if "model_int8.onnx" in content["files"] else [*lines, "no INT8, which is made of a BasicUNet alone"]
 
 
 def evenly_spaced(items: list, count: int) -> list:

@@ -42,7 +42,7 @@ def test_every_setting_is_measured_beside_plain(prepared, tmp_path):
     figures = json.loads(output.read_text())
     assert (figures["images"], figures["rounds"]) == (5, 1)
     assert figures["weights_sha256"] == json.loads((exports / "exports.json").read_text())["weights_sha256"]
-    alone = {"bundle", "onnx", "int8", "predictor", "predictor onnx", "predictor.onnx", "predictor_int8.onnx"}
+    alone = {"bundle", "small", "onnx", "int8", "predictor", "predictor onnx", "predictor.onnx", "predictor_int8.onnx"}
     assert set(figures["settings"]) == {"plain", "stock", *alone}
     for name in ("stock", *alone):
         assert set(figures["faster_than_plain"][name]) == {"inference_s", "latency_s"}
@@ -53,6 +53,9 @@ def test_every_setting_is_measured_beside_plain(prepared, tmp_path):
             assert ratio["median"] == pytest.approx(seconds[0] / seconds[1], rel=0.02)
     for parts in figures["stages_ms"].values():
         assert len(parts) == 4 and min(parts.values()) > 0
+    (exports / "predictor_int8.onnx").unlink()
+    assert not benchmark.Work("predictor_int8.onnx", tmp_path, exports, models).possible
+    assert benchmark.Work("int8", tmp_path, exports, models).possible
     with pytest.raises(FileNotFoundError, match="model.onnx: missing; write it with scripts/export.py"):
         benchmark.benchmark(prepared, tmp_path)
     with pytest.raises(FileNotFoundError, match="model.pt: missing; name the folder of the weights"):

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import ROOT
 
-RELEASED = ("evaluate_testing", "evaluate_bus_bra", "evaluate_external", "evidence")
+RELEASED = ("evaluate_testing", "evaluate_bus_bra", "evaluate_external", "evaluate_busi_unseen", "evidence")
 
 
 def doit(clone, *arguments):
@@ -47,7 +47,7 @@ def clone(tmp_path_factory):
 def test_a_fresh_clone_knows_what_is_up_to_date_and_where_it_cannot_tell(clone):
     found = states(clone)
     assert {found[name] for name in RELEASED} == {"up to date"}
-    for name in ("postprocessing", "evaluate_busi_unseen", "averaging", "operating_points"):
+    for name in ("evaluate_bus_bra_unseen", "operating_points"):
         assert found[name] == "cannot tell", name
     assert set(found.values()) == {"up to date", "to run", "cannot tell"}
     assert not (clone / "runs").exists()
@@ -69,8 +69,8 @@ def test_a_step_runs_where_weights_options_or_lists_changed_and_nothing_else_doe
 
 
 def test_what_cannot_be_told_is_not_made_in_silence_and_no_training_begins_by_itself(clone):
-    status, text = doit(clone, "evaluate_busi_unseen")
-    assert status != 0 and "models_only_bus_bra/model.pt' does not exist" in text and "==" not in text
+    status, text = doit(clone, "evaluate_bus_bra_unseen")
+    assert status != 0 and "without_bus_bra/model.pt' does not exist" in text and "==" not in text
 
 
 def test_a_step_that_lacks_its_data_says_what_to_give(clone):
@@ -110,7 +110,7 @@ def test_every_file_of_the_results_is_made_by_a_step_and_every_step_has_a_line(c
         assert all(need in names[:number] for need in step["setup"]), step["basename"]
         known = {os.path.relpath(target, ROOT / "study") for earlier in steps[:number] for target in earlier["targets"]}
         assert all(
-            (ROOT / "study" / Path(file)).exists() or file in known or "first" in file for file in step["file_dep"]
+            (ROOT / "study" / Path(file)).exists() or file in known for file in step["file_dep"]
         )
 
 
@@ -123,7 +123,8 @@ def test_commands_of_the_documents_name_steps_and_data_sets():
     )
     lines = [line for file in texts for line in re.findall(r"doit -f study/dodo\.py (.*?)[`\n]", file.read_text())]
     assert len(lines) > 12
+    sets = ("busi", "bus_bra", "bus_uclm", *dodo.EXTERNAL)
     for line in lines:
         for word in shlex.split(line):
             data, _, folder = word.partition("=")
-            assert word in names or data in ("busi", "bus_bra", *dodo.EXTERNAL, "runs", "weights") and folder, line
+            assert word in names or data in (*sets, "runs", "weights") and folder, line

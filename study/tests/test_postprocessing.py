@@ -1,13 +1,12 @@
 """The search of the operating point and the simulated reader see what the bundle's own evaluation sees."""
 
 import json
-import shutil
 
 import pytest
 from tools.cli import run_bundle
 
 from breast_ultrasound.files import read_csv
-from study.postprocessing import COMBINATIONS, CURVE, choose_postprocessing, operating_points
+from study.postprocessing import COMBINATIONS, CURVE, NAMES, choose_postprocessing, fold_options, operating_points
 from study.simulated_annotation import BOX_ERRORS, simulate_annotation
 from study.sites import score_site
 
@@ -46,40 +45,30 @@ def test_the_row_of_a_site_has_the_metrics_of_an_evaluation_and_replaces_itself(
         assert float(row[name]) == pytest.approx(metrics[name], abs=1e-3), name
 
 
-def test_the_search_tries_every_combination_on_every_fold(evaluated, prepared, tmp_path):
+def test_the_search_tries_every_combination_at_every_hospital(evaluated, tmp_path, monkeypatch):
     options, metrics = evaluated
-    folds = tmp_path / "folds"
-    shutil.copytree(prepared, folds)
-    for number in (0, 1):
-        shutil.copy(prepared / "datalist.json", folds / f"datalist_fold_{number}.json")
-        shutil.copytree(options["ckpt_dir"], tmp_path / "cross_validation" / f"fold_{number}")
-    (tmp_path / "none.json").write_text('{"testing": []}')
     output = tmp_path / "search.csv"
-    choose_postprocessing(folds, tmp_path / "cross_validation", tmp_path / "none.json", output)
+    choose_postprocessing({"one": options, "another": options}, output)
     rows = read_csv(output)
-    settings = [
-        tuple(float(row[n]) for n in ("mask_threshold", "smallest_fraction", "component_threshold")) for row in rows
-    ]
+    settings = [tuple(float(row[name]) for name in NAMES) for row in rows]
     assert sorted(settings) == sorted(COMBINATIONS)
     assert same(rows[settings.index((0.3, 0.002, 0.6))], metrics)
-    scores = [float(row["dice_all_images"]) for row in rows]
-    assert scores == sorted(scores, reverse=True)
-    assert json.loads(output.with_suffix(".json").read_text())["dice_all_images"] == pytest.approx(scores[0])
-
-    # Images of the testing split of the weights that ship are left out
-    testing = json.loads((prepared / "datalist.json").read_text(encoding="utf-8"))["testing"]
-    (tmp_path / "some.json").write_text(json.dumps({"testing": testing[:1]}))
-    choose_postprocessing(folds, tmp_path / "cross_validation", tmp_path / "some.json", output)
-    assert float(read_csv(output)[0]["images"]) == 2 * (len(testing) - 1)
-    with pytest.raises(ValueError, match="excludes every image of the folds"):
-        choose_postprocessing(folds, tmp_path / "cross_validation", prepared / "datalist.json", output)
+    assert {float(row["images"]) for row in rows} == {2 * metrics["images"]}
+    # First what misses few lesions, and of these the fewest false masks
+    limit = sorted(float(row["missed_rate"]) for row in rows)[len(rows) // 2]
+    monkeypatch.setattr("study.postprocessing.MOST_MISSED", limit)
+    choose_postprocessing({"one": options}, output)
+    missed, false, dice = ([float(row[name]) for row in read_csv(output)] for name in METRICS[2:] + METRICS[1:2])
+    order = list(zip([value > limit for value in missed], false, [-value for value in dice]))
+    assert order == sorted(order) and missed[0] <= limit
 
 
 def test_a_cross_validation_that_is_not_there_is_named(prepared, tmp_path):
     with pytest.raises(ValueError, match="no fold_0; run scripts/cross_validate.py first"):
-        choose_postprocessing(prepared, tmp_path, prepared / "datalist.json", tmp_path / "x.csv")
-    with pytest.raises(FileNotFoundError, match="none.json: missing; give the one"):
-        choose_postprocessing(prepared, tmp_path, tmp_path / "none.json", tmp_path / "x.csv")
+        fold_options(prepared, tmp_path)
+    (tmp_path / "fold_0").mkdir()
+    with pytest.raises(FileNotFoundError, match="model.pt: missing; let scripts/cross_validate.py finish"):
+        fold_options(prepared, tmp_path)
 
 
 def test_the_simulated_readers_suggestions_are_the_bundles_masks(evaluated, prepared, tmp_path):
