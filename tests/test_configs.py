@@ -195,7 +195,7 @@ def test_predictions_tell_what_made_them_an_exported_network_by_its_file(tmp_pat
     source = parse_bundle(["inference", "inference_onnx"], **ids).get_parsed_content("table").source
     released = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
     assert source["onnx_sha256"] == sha256(tmp_path / "model.onnx")
-    assert (source["mask_threshold"], source["image_size"], source["class_names"]) == (0.4, 256, list(CLASS_NAMES))
+    assert (source["mask_threshold"], source["image_size"], source["class_names"]) == (0.4, 160, list(CLASS_NAMES))
     assert {n: source[n] for n in NEUTRAL if n in released and n != "mask_threshold"}.items() <= released.items()
 
 

@@ -90,7 +90,7 @@ def test_it_predicts_trains_and_loads_with_the_declared_packages_alone(unpacked,
     run(*bundle, *training, "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "curves")
     assert (tmp_path / "models" / "model.pt").is_file()
     load = f"import sys; sys.path.insert(0, '.'); from monai.bundle import load; net = load('{NAME}', bundle_dir='..')"
-    assert "BasicUNetClassifier" in run("-c", f"{load}; print(type(net).__name__)")
+    assert "PretrainedUNetClassifier" in run("-c", f"{load}; print(type(net).__name__)")
 
 
 @pytest.mark.parametrize("place", ["checkout", "package"])

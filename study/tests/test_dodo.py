@@ -109,9 +109,7 @@ def test_every_file_of_the_results_is_made_by_a_step_and_every_step_has_a_line(c
     for number, step in enumerate(steps):
         assert all(need in names[:number] for need in step["setup"]), step["basename"]
         known = {os.path.relpath(target, ROOT / "study") for earlier in steps[:number] for target in earlier["targets"]}
-        assert all(
-            (ROOT / "study" / Path(file)).exists() or file in known for file in step["file_dep"]
-        )
+        assert all((ROOT / "study" / Path(file)).exists() or file in known for file in step["file_dep"])
 
 
 def test_commands_of_the_documents_name_steps_and_data_sets():
