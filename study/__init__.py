@@ -19,13 +19,19 @@ UNSEEN = {
     "bus_uclm_unseen": ("BUS-UCLM, left out", "without_bus_uclm", "bus_uclm"),
 }
 LEFT_OUT = {weights: site for _, weights, site in UNSEEN.values()}
+# What a hospital more brings at BrEaST: the released weights against those without BUS-UCLM
+FEWER = {"external_without_bus_uclm": ("BrEaST, without BUS-UCLM", "without_bus_uclm", "external")}
 # The small network, which has seen BUSI and BUS-BRA, where it has seen nothing
 SMALL_UNSEEN = {
     "small_bus_uclm": ("BUS-UCLM, small network", "bus_uclm"),
     "small_external": ("BrEaST, small network", "external"),
 }
 # Whose difference a sentence of the documents tells: an evaluation, and what it is compared with on the same images
-COMPARISONS = (("external", "small_external"), ("bus_uclm_unseen", "small_bus_uclm"))
+COMPARISONS = (
+    ("bus_uclm_unseen", "small_bus_uclm"),
+    ("external_without_bus_uclm", "small_external"),
+    ("external", "external_without_bus_uclm"),
+)
 # What a datalist says of an image by which subgroups are told, where it does
 SUBGROUP_COLUMNS = ("split", "device", "birads")
 # The metrics of short tables
@@ -41,4 +47,5 @@ HOME = {
     "bus_uclm": "BUS-UCLM, testing split",
 }
 AWAY = {**{name: title for name, (title, _, _) in UNSEEN.items()}, **{n: e["title"] for n, e in EXTERNAL.items()}}
-EVALUATIONS = {**HOME, **AWAY, **{name: title for name, (title, _) in SMALL_UNSEEN.items()}}
+FURTHER = {name: title for name, (title, *_) in (FEWER | SMALL_UNSEEN).items()}
+EVALUATIONS = {**HOME, **AWAY, **FURTHER}

@@ -7,7 +7,7 @@ other ones give, each by its own weights; other evaluations have that of all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,16 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from tools.evaluations import read_evaluation
-from tools.fitting import calibrated, fit_calibration, mean_log_loss, uncalibrated
+from tools.fitting import calibrated, fit_calibration, mean_log_loss, threshold_for_sensitivity, uncalibrated
 from tools.statistics import SMALLEST, brier, calibration
 
 from breast_ultrasound.files import write_csv
+from study import UNSEEN
 
 Scaling = Callable[[np.ndarray], np.ndarray]  # from probabilities (N, K) to probabilities
 Method = Callable[[np.ndarray, np.ndarray, np.ndarray], Scaling]  # fitted on probabilities, classes, weights
+
+SENSITIVITY = 0.95  # of the operating point, where it is chosen
 
 
 def as_trained(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> Scaling:
@@ -77,28 +80,36 @@ def _least(p: np.ndarray, y: np.ndarray, w: np.ndarray, start: Iterable[float], 
     return lambda q: of(q, found)
 
 
-def compare_calibrations(evaluations: Path, left_out: Iterable[str], others: Iterable[str], output: Path) -> None:
+def compare_calibrations(evaluations: Path, left_out: Iterable[str], others: Mapping[str, str], output: Path) -> None:
     """Write a row for each way and evaluation, and a further one at each evaluation's own prevalence.
+
+    Beside how the probabilities hold, a row has the sensitivity and specificity for malignancy that an operating point
+    reaches which has a sensitivity of 0.95 where it was chosen.
 
     Args:
         evaluations: folder with all of them.
-        left_out: names of evaluations of a whole hospital by weights that had not seen it.
-        others: names of further evaluations.
+        left_out: evaluations of a whole hospital by weights that had not seen it, of ``study.UNSEEN``.
+        others: further evaluations, and the hospitals that their images come from.
         output: CSV file to write.
     """
     known = {name: _raw(evaluations / name) for name in (*left_out, *others)}
+    sites = {name: UNSEEN[name][2] for name in left_out} | dict(others)
     rows = []
     for method in METHODS:
         title = method.__name__.replace("_", " ")
         for name, (q, truth, names) in known.items():
-            p, y, w = _joined([known[other] for other in left_out if other != name])
-            found = method(p, y, w)(q)
-            rows.append({"method": title, "evaluation": name, **_held(found, truth, names)})
+            p, y, w = _joined([known[other] for other in left_out if sites[other] != sites.get(name, name)])
+            scale, k = method(p, y, w), names.index("malignant")
+            found = scale(q)
+            reached = found[:, k] >= threshold_for_sensitivity(scale(p)[:, k], y == k, SENSITIVITY, w)
+            point = {"sensitivity": reached[truth == k].mean(), "specificity": (~reached)[truth != k].mean()}
+            rows.append({"method": title, "evaluation": name, **_held(found, truth, names), **point})
             if method is temperature_and_offsets:
                 size = len(names)
                 found = found * _frequencies(truth, size) / _frequencies(y, size, w)
                 found /= found.sum(axis=1, keepdims=True)
-                rows.append({"method": f"{title}, with --prevalence", "evaluation": name, **_held(found, truth, names)})
+                held = {**_held(found, truth, names), **dict.fromkeys(point)}
+                rows.append({"method": f"{title}, with --prevalence", "evaluation": name, **held})
     write_csv(output, rows, list(rows[0]))
 
 

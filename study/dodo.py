@@ -41,6 +41,7 @@ from study import (  # noqa: E402
     AWAY,
     EVALUATIONS,
     EXTERNAL,
+    FEWER,
     LEFT_OUT,
     RESULTS,
     SITES,
@@ -249,13 +250,10 @@ def left_out_weights(name: str) -> Path:
 
 def options_of(name: str) -> dict[str, str]:
     """Options of an evaluation: weights and images, a testing split or all of a hospital that they have not seen."""
-    if name in UNSEEN:
-        _, left_out, site = UNSEEN[name]
-        return {"dataset_dir": str(runs(site)), "ckpt_dir": str(left_out_weights(left_out)), "split": EVERYTHING}
-    if name in SMALL_UNSEEN:
-        site = SMALL_UNSEEN[name][1]
-        whole = {} if site in EXTERNAL else {"split": EVERYTHING}
-        return {"dataset_dir": str(runs(site)), "ckpt_dir": str(SMALL), **whole}
+    if name in UNSEEN | FEWER | SMALL_UNSEEN:
+        _, *left_out, site = (UNSEEN | FEWER | SMALL_UNSEEN)[name]
+        folder, whole = left_out_weights(*left_out) if left_out else SMALL, site not in EXTERNAL
+        return {"dataset_dir": str(runs(site)), "ckpt_dir": str(folder), **({"split": EVERYTHING} if whole else {})}
     return {"dataset_dir": str(runs({"testing": "clean"}.get(name, name))), "ckpt_dir": str(weights())}
 
 
@@ -403,7 +401,7 @@ def evaluation_steps() -> Iterator[dict]:
     lists = {name: f"results/splits/{name}_datalist.json" for name in (*SITES, *EXTERNAL)}
     preparing = {name: "busi_clean" if name == "clean" else f"prepare_{name}" for name in lists}
     left_out = {name: left_out_weights(name) / "model.pt" for name in LEFT_OUT}
-    for name, (title, made, site) in UNSEEN.items():
+    for name, (title, made, site) in (UNSEEN | FEWER).items():
         action, made_from = partial(evaluate, name), [left_out[made], *CONFIGS, lists[site]]
         yield step(f"evaluate_{name}", f"{title}; 3 min", action, evaluations_of(name), made_from, [preparing[site]])
     made_from = [weights() / "model.pt", *evaluations_of(*UNSEEN)]
@@ -422,7 +420,7 @@ def evaluation_steps() -> Iterator[dict]:
     files = ("report.json", "subgroups.csv", "differences.csv", "failures.csv", "roc.png", "dice.png")
     makes, made_from = [f"results/evidence/{file}" for file in files], [*evaluations_of(*EVALUATIONS), *lists.values()]
     yield step("evidence", "intervals, subgroups, failures, charts; 10 min", evidence, makes, made_from)
-    makes, others = ["results/search/calibration.csv"], ("cross_validation", *EXTERNAL)
+    makes, others = ["results/search/calibration.csv"], {"cross_validation": "clean", **{n: n for n in EXTERNAL}}
     paths = [RESULTS / "evaluations", UNSEEN, others, STUDY / makes[0]]
     action = call("study.calibrations.compare_calibrations", *paths)
     made_from = evaluations_of(*UNSEEN, *others)

@@ -10,6 +10,7 @@ import pandas
 import torch
 from tqdm import tqdm
 
+from breast_ultrasound.files import sha256
 from breast_ultrasound.images import NORMAL, open_image, to_mask
 from breast_ultrasound.metrics import MISSED_BELOW, auroc
 from breast_ultrasound.transforms import LesionMaskd
@@ -102,9 +103,9 @@ def scored(options: dict[str, str]) -> tuple[dict[str, object], dict[str, float]
             {**about, "group": item.get("group"), **{f"p_{k}": v for k, v in answer.class_probabilities.items()}}
         )
     rule = predictor.mask_rule
-    return {**rule, "image_size": predictor.config.get_parsed_content("image_size")}, figures(
-        pandas.DataFrame(rows), parts, rule["component_threshold"]
-    )
+    made = {"image_size": predictor.config.get_parsed_content("image_size")}
+    made["weights_sha256"] = sha256(Path(options["ckpt_dir"]) / "model.pt")
+    return {**rule, **made}, figures(pandas.DataFrame(rows), parts, rule["component_threshold"])
 
 
 def score_site(

@@ -137,6 +137,9 @@ def intervals(titles: dict[str, str], evaluations: Iterable[str]) -> str:
 def sites() -> str:
     """Both networks at hospitals that they have not seen, in the figures of study/sites.py."""
     found, rows = pandas.read_csv(RESULTS / "sites.csv"), []
+    for name, models in {"released": ROOT / "bundle/models", "small": SMALL}.items():
+        if set(found[found["name"] == name].weights_sha256) != {sha256(models / "model.pt")}:
+            raise ValueError("study/results/sites.csv: of other weights than those that ship; make it again")
     for _, row in found.iterrows():
         weights, site = row["name"], row.site
         shown = {"weights": f"`{weights}`", "trained on": trained_on(weights)}
@@ -307,7 +310,9 @@ def with_metrics(text: str) -> str:
     """The metadata's text with `eval_metrics` of the cross-validation."""
     found = read_results("evidence/report.json")["cross_validation"]
     content = {"evaluation": f"BUSI, {len(found['folds'])}-fold cross-validation", "images": found["images"]}
-    content |= {name: round(found["figures"][name]["value"], 3) for name in METRICS}
+    for name in METRICS:
+        value, low, high = (round(found["figures"][name][key], 3) for key in ("value", "low", "high"))
+        content |= {name: value, f"{name}_95": f"{low} to {high}"}
     lines = json.dumps(content, indent=4).replace("\n", "\n    ")
     return re.sub(r'"eval_metrics": {[^}]*}', lambda _: f'"eval_metrics": {lines}', text)
 
