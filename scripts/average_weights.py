@@ -2,7 +2,7 @@
 
     python scripts/average_weights.py --ckpt_dirs "['runs/round_0','runs/round_1']" --output_dir runs/joint
 
-Such a mean is often better than each of them on images of other hospitals, at no cost to inference: a model soup
+Such a mean can be better than each of them on images of other hospitals, at no cost to inference: a model soup
 (Wortsman et al., ICML 2022, https://arxiv.org/abs/2203.05482). Out: `model.pt` and `model.json` in --output_dir.
 """
 
