@@ -15,7 +15,7 @@ from .files import sha256
 
 logger = logging.getLogger(__name__)
 # For weights that have no calibration, or one of an older version
-MASK = {"mask_threshold": 0.3, "smallest_fraction": 0.002, "component_threshold": 0.6}
+MASK = {"mask_threshold": 0.3, "smallest_fraction": 0.002, "component_threshold": 0.65}
 SUSPICIOUS = ("malignant",)  # the classes that make an image suspicious where nothing else is said
 NEUTRAL = {"temperature": 1.0, "malignancy_threshold": None, "suspicious_classes": list(SUSPICIOUS)}
 NEUTRAL |= {"unsure_below": None, **MASK, "class_offsets": {}, "fitted_prevalence": {}}
