@@ -11,7 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -64,8 +64,11 @@ class Region(NamedTuple):
     doubt: str
 
 
-def read_header(file: str | Path) -> pydicom.Dataset:
+def read_header(file: str | Path | BinaryIO) -> pydicom.Dataset:
     """The attributes of an object without its pixels.
+
+    Args:
+        file: its path, or an open one.
 
     Raises:
         ValueError: no DICOM, or damaged.

@@ -91,7 +91,19 @@ def read_source(name: str) -> Source:
         ValueError: its header names no study, series or object.
     """
     file, frame = split_frame(name)
-    header = read_header(file)
+    return source_of(read_header(file), frame)
+
+
+def source_of(header: Dataset, frame: int | None = None) -> Source:
+    """A frame of an object, the middle one where none is named.
+
+    Args:
+        header: of the object, without pixels.
+        frame: its number, from 1.
+
+    Raises:
+        ValueError: the header names no study, series or object.
+    """
     missing = [name for name in NEEDED if not header.get(name)]
     if missing:
         raise ValueError(f"its header lacks {missing[0]}, without which nothing can refer to it")
