@@ -19,7 +19,7 @@ from monai.transforms import Transform
 from PIL import Image, ImageDraw, ImageFont
 
 from . import bundle_version
-from .dicom import STILL, Region, laterality, middle, number_of_frames, read_header, tissue_region
+from .dicom import MAKER, STILL, Region, laterality, middle, number_of_frames, read_header, tissue_region
 from .files import output_stem, shown, write_whole
 from .images import open_image, split_frame
 from .measurements import Lesion, lesions
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 # It warns of patients' names that have one part only, with the names.
 warnings.filterwarnings("ignore", module="highdicom")
 logging.getLogger("highdicom").setLevel(logging.ERROR)
-MAKER = "breast-ultrasound"
 WARNING = "RESEARCH USE ONLY"
 SERIES_NUMBERS = {"seg": 901, "sr": 902, "sc": 903}  # behind the scanner's own
 DESCRIPTIONS = {"seg": "AI lesion outline", "sr": "AI measurements", "sc": "AI outline, picture"}

@@ -9,8 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from breast_ultrasound.dicom import ULTRASOUND
-from breast_ultrasound.dicom_results import MAKER
+from breast_ultrasound.dicom import MAKER, ULTRASOUND
 
 from .health import Health
 from .orthanc import Away, Fault, Gone, Orthanc

@@ -1,0 +1,341 @@
+"""The gateway beside a real Orthanc: what comes back, what it leaves alone, and that nothing is lost or doubled.
+
+`GATEWAY_KILLS=20` kills it twenty times in place of a few.
+"""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import requests
+import torch
+import yaml
+from orthanc_server import MISSING, USER, Between, GatewayProcess, OrthancServer, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+from pydicom import Dataset, dcmread
+from tools.dicom_files import BROKEN, ENCODINGS, picture, save, ultrasound
+from tools.gateway.state import State
+
+from breast_ultrasound.calibration import no_calibration
+from breast_ultrasound.files import write_json
+from breast_ultrasound.networks import BasicUNetClassifier
+from breast_ultrasound.weights import write_weights
+from conftest import CLASS_NAMES, ROOT, SMALL, free_port, output_of
+
+DEPLOY = ROOT / "deploy"
+KILLS = int(os.environ.get("GATEWAY_KILLS", "5"))
+WHOLE = {"mask_threshold": 0.0, "smallest_fraction": 0.0, "component_threshold": 0.0}  # each image is one lesion
+ALL = {"SEG": 1, "SR": 1, "OT": 1}  # of an answered image
+needs_orthanc = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)}: not installed")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folder of a small network that has learned nothing, by whose calibration all it sees is unsure and suspicious."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    network = BasicUNetClassifier(3, features=SMALL["features"], downscale_factor=2)
+    settings = {"class_names": CLASS_NAMES, "downscale_factor": 2, "norm": ["instance", {"affine": True}], **SMALL}
+    write_weights(folder / "model.pt", network.state_dict(), settings)
+    limits = {"malignancy_threshold": 0.0, "unsure_below": 1.0}
+    write_json(folder / "calibration.json", no_calibration(str(folder / "model.pt")) | WHOLE | limits)
+    return folder
+
+
+@pytest.fixture
+def orthanc(tmp_path):
+    """A fresh Orthanc."""
+    server = OrthancServer(tmp_path / "orthanc").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def gateway(tmp_path, weights, orthanc):
+    """A gateway beside it, not begun."""
+    process = GatewayProcess(tmp_path / "gateway", orthanc.url, weights)
+    yield process
+    process.stop(signal.SIGKILL)
+
+
+def grey(shift=0):
+    """A picture that passes the input check."""
+    rows, columns = np.mgrid[:120, :170].astype(float)
+    speckle = np.random.default_rng(shift).rayleigh(0.8, (60, 85)).repeat(2, 0).repeat(2, 1)
+    image = (150 - 0.7 * rows) * (0.6 + 0.4 * speckle) * (0.8 + 0.2 * np.sin((columns + shift) / 19))
+    return np.asarray(image.clip(0, 255), np.uint8)
+
+
+def image(name, study="study", **attributes):
+    """An ultrasound object whose UIDs follow from its names."""
+    made = ultrasound(attributes.pop("pixels", grey(len(name))), f"{study} {name}", **attributes)
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(made, keyword, ultrasound(grey(), f"{study} {keyword}").SOPInstanceUID)
+    return made
+
+
+def files(folder, *names, study="study"):
+    """Images as files, and their UIDs."""
+    folder.mkdir(exist_ok=True)
+    made = [image(name, study, InstanceNumber=number) for number, name in enumerate(names, 1)]
+    return [save(m, folder / f"{n}.dcm") for m, n in zip(made, names)], [str(m.SOPInstanceUID) for m in made]
+
+
+def content(made):
+    """An object as a file holds it."""
+    memory = io.BytesIO()
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    made.save_as(memory, enforce_file_format=True)
+    return memory.getvalue()
+
+
+def metrics(process):
+    """The health page as {(name, labels...): value}."""
+    try:
+        text = requests.get(f"http://127.0.0.1:{process.port}/metrics", timeout=5).text
+    except requests.RequestException:
+        return {}
+    return {
+        (sample.name.removeprefix("breast_ultrasound_gateway_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_what_a_scanner_sends_comes_back_answered_and_only_once(orthanc, gateway, weights, tmp_path):
+    sent, uids = files(tmp_path / "sent", "a", "b")
+    gateway.start()
+    orthanc.send(*sent)
+    assert gateway.wait_for_images(2) == dict.fromkeys(uids, "answered")
+    assert orthanc.results() == dict.fromkeys(uids, ALL)
+    (study,) = wait_for(lambda: gateway.lines()[1], "the study's line")
+    lines = gateway.lines()[0]
+    assert study["images"] == study["answered"] == study["suspicious"] == 2
+    most = max(lines, key=lambda line: line["suspicion"])
+    assert (study["most_suspicious"], study["suspicion"]) == (most["image"], most["suspicion"])
+    assert {line["study"] for line in lines} == {study["study"]} == {str(dcmread(sent[0]).StudyInstanceUID)}
+    assert all(line["stored"] == 3 and line["seconds"] > 0 and line["check"] == "ok" for line in lines), lines
+    log = (gateway.folder / "out" / "images.jsonl").read_text() + gateway.said()
+    assert "Petra" not in log and "P-1" not in log
+    assert (gateway.folder / "out" / "images.jsonl").stat().st_mode & 0o077 == 0
+
+    page = wait_for(lambda: metrics(gateway), "the page")
+    assert page["images_total", "answered"] == page["images_24h", "answered"] == 2
+    assert page["orthanc_reachable",] == 1 and page["queue_objects",] == 0
+    assert page["share_24h", "suspicious"] == page["share_24h", "unsure"] == 1 and page["share_24h", "refused"] == 0
+    assert abs(page["last_image_timestamp_seconds",] - time.time()) < 600
+
+    # The same as the command makes of the same file
+    out = tmp_path / "predicted"
+    predict = [sys.executable, "-m", "breast_ultrasound", "predict", sent[0], "--output_dir", out, "--dicom", "True"]
+    output_of([*predict, "--ckpt_dir", weights], env=os.environ | {"PYTHONPATH": str(ROOT / "bundle")})
+    for kind in ("seg", "sr", "sc"):
+        made = dcmread(out / f"a_{kind}.dcm")
+        (found,) = orthanc.session.post(
+            f"{orthanc.url}/tools/find",
+            json={"Level": "Instance", "Query": {"SOPInstanceUID": made.SOPInstanceUID}},
+        ).json()
+        stored = dcmread(io.BytesIO(orthanc.get(f"/instances/{found}/file")))
+        assert stored == made, kind
+
+    # Begun again, also without what it remembered, it stores nothing twice; a late image of the series is answered.
+    assert gateway.stop() == 130
+    shutil.rmtree(gateway.folder / "out")
+    gateway.start()
+    assert gateway.wait_for_images(2) == dict.fromkeys(uids, "answered")
+    assert all(line["stored"] == 0 and line["already_stored"] == 3 for line in gateway.lines()[0])
+    late, more = files(tmp_path / "late", "c")
+    orthanc.send(*late)
+    assert set(gateway.wait_for_images(3)) == {*uids, *more}
+    assert orthanc.results() == dict.fromkeys(uids + more, ALL)
+    assert orthanc.get("/statistics")["CountInstances"] == 12
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_what_is_broken_refused_or_of_another_kind_blocks_nothing(orthanc, gateway):
+    good = [image("first"), image("last")]
+    page = np.full((120, 170), 255, np.uint8)
+    refused = {
+        "no ultrasound": (image("page", pixels=page), "contrast|white"),
+        "truncated": (BROKEN["truncated JPEG"][0](picture()), "cannot be decoded"),
+        "Doppler": (BROKEN["colour Doppler"][0](picture()), "colour Doppler"),
+        "other bits": (BROKEN["16 bits"][0](picture()), "1 x 12 bits"),
+    }
+    for name, (made, _) in refused.items():
+        made.SOPInstanceUID = image(name).SOPInstanceUID
+    cine = ENCODINGS["cine, RLE"](picture())
+    others = [image("screenshot", SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), image("tomogram", Modality="CT")]
+    others += [image("own", Manufacturer="breast-ultrasound")]
+    for number, made in enumerate(others):
+        made.SeriesInstanceUID += f".{number}"
+    lost = image("lost")
+    orthanc.upload(content(good[0]))
+    for made in [m for m, _ in refused.values()] + others + [cine]:
+        orthanc.upload(content(made))
+    identifier = orthanc.upload(content(lost))
+    (uuid,) = [
+        orthanc.get(f"/instances/{identifier}")["FileUuid"],
+    ]
+    (orthanc.folder / "storage" / uuid[:2] / uuid[2:4] / uuid).unlink()  # as a failing disk does
+    orthanc.upload(content(good[1]))
+    gateway.start()
+    found = gateway.wait_for_images(len(good) + len(refused) + 2)
+    lines = {line["image"]: line for line in gateway.lines()[0]}
+    for made in [*good, cine]:
+        assert found[str(made.SOPInstanceUID)] == "answered"
+    assert lines[str(cine.SOPInstanceUID)]["frame"] == 3, "the middle one"
+    for name, (made, reason) in refused.items():
+        line = lines[str(made.SOPInstanceUID)]
+        assert line["outcome"] == "refused" and re.search(reason, line["reason"]) and line["stored"] == 0, (name, line)
+    given_up = lines[str(lost.SOPInstanceUID)]
+    assert given_up["outcome"] == "failed" and "Orthanc fails at GET" in given_up["reason"]
+    assert gateway.said().count("attempt") == 3
+    answered = {str(made.SOPInstanceUID) for made in [*good, cine]}
+    assert set(found) == {*answered, *(str(m.SOPInstanceUID) for m, _ in refused.values()), str(lost.SOPInstanceUID)}
+    assert set(orthanc.results()) - {""} >= answered
+    page = wait_for(lambda: metrics(gateway), "the page")
+    assert page["images_total", "failed"] == 1 and page["errors_total", "image"] == 3
+    assert page["share_24h", "refused"] == pytest.approx(4 / 8)
+
+    # What was given up is tried again when asked for
+    gateway.stop()
+    gateway.command += ["--retry_failed", "True"]
+    gateway.start()
+    wait_for(lambda: gateway.said().count("attempt") == 6, "a second round")
+    assert "1 objects that had failed wait again" in gateway.said()
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_killed_at_each_stage_it_loses_and_doubles_nothing(orthanc, gateway, weights, tmp_path):
+    """Stages by what passes between the two; a kill happens before the gateway is told of Orthanc's answer."""
+    stages = [("GET", "/changes"), ("GET", "/file"), ("POST", 1), ("POST", 2), ("POST", 3)]
+    between = Between(orthanc.url)
+    gateway.command[gateway.command.index("--url") + 1] = between.url
+    sent, uids = files(tmp_path / "sent", *(f"image {number}" for number in range(max(3, KILLS // 2))))
+    posts, killed = [0], []
+
+    def after(method, path):
+        if len(killed) == KILLS:
+            return
+        wanted_method, wanted = stages[len(killed) % len(stages)]
+        posts[0] = posts[0] + 1 if method == "POST" else 0
+        hit = posts[0] == wanted if wanted_method == "POST" else method == "GET" and wanted in path
+        if hit and method == wanted_method:
+            killed.append((method, wanted))
+            gateway.process.kill()
+            posts[0] = 0
+
+    try:
+        orthanc.send(*sent)
+        between.after = after
+        gateway.start()
+        for number in range(KILLS):
+            wait_for(lambda: len(killed) > number and gateway.process.poll() is not None, f"kill {number + 1}")
+            assert gateway.process.returncode == -signal.SIGKILL
+            gateway.start()
+        assert gateway.wait_for_images(len(uids)) == dict.fromkeys(uids, "answered")
+    finally:
+        gateway.stop()
+        between.close()
+    assert set(killed) == set(stages[:KILLS]) and len(killed) == KILLS
+    assert orthanc.results() == dict.fromkeys(uids, ALL)
+    state = State(gateway.folder / "out" / "state.sqlite")
+    assert state.queue_length() == 0 and state.last_day()["answered"] == len(uids)
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_orthanc_may_be_away_at_the_start_and_in_between_and_be_killed(tmp_path, weights):
+    server = OrthancServer(tmp_path / "orthanc")
+    gateway = GatewayProcess(tmp_path / "gateway", server.url, weights).start()
+    try:
+        wait_for(lambda: "does not answer" in gateway.said(), "a line")
+        page = wait_for(lambda: metrics(gateway), "the page")
+        assert page["orthanc_reachable",] == 0 and page["errors_total", "orthanc"] >= 1
+        server.start()
+        first, uids = files(tmp_path / "first", "a")
+        server.send(*first)
+        assert gateway.wait_for_images(1) == dict.fromkeys(uids, "answered")
+        # Killed before the series counts as complete, of which it says nothing when it is there again
+        second, more = files(tmp_path / "second", "b")
+        server.send(*second)
+        server.stop(signal.SIGKILL)
+        wait_for(lambda: gateway.said().count("does not answer") >= 2, "a second line")
+        server.start()
+        assert set(gateway.wait_for_images(2)) == {*uids, *more}
+        assert server.results() == dict.fromkeys(uids + more, ALL)
+        wait_for(lambda: metrics(gateway).get(("orthanc_reachable",)) == 1, "the page")
+        assert "it works again" in gateway.said()
+    finally:
+        gateway.stop(signal.SIGKILL)
+        server.stop()
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_waited_for(orthanc, gateway, tmp_path):
+    between, full = Between(orthanc.url), [True]
+    said = json.dumps({"Message": "Cannot write to file"}).encode()
+    between.before = lambda method, path: (500, said) if full[0] and method == "POST" else None
+    gateway.command[gateway.command.index("--url") + 1] = between.url
+    try:
+        sent, uids = files(tmp_path / "sent", "a")
+        orthanc.send(*sent)
+        gateway.start()
+        wait_for(lambda: metrics(gateway).get(("errors_total", "orthanc"), 0) >= 3, "three attempts")
+        assert gateway.said().count("Orthanc cannot write (500 Cannot write to file); make room on its disk") == 1
+        assert gateway.lines() == ([], []) and metrics(gateway)["queue_objects",] == 1
+        full[0] = False
+        assert gateway.wait_for_images(1) == dict.fromkeys(uids, "answered")
+        assert orthanc.results() == dict.fromkeys(uids, ALL)
+    finally:
+        gateway.stop()
+        between.close()
+
+
+@needs_orthanc
+@pytest.mark.slow
+def test_wrong_credentials_and_an_unknown_certificate_end_with_a_line(orthanc, gateway, tmp_path):
+    gateway.variables["ORTHANC_PASSWORD"] = "wrong"
+    gateway.start()
+    assert gateway.process.wait(300) == 1
+    (line,) = [line for line in gateway.said().splitlines() if "gateway: " in line and "health" not in line]
+    assert line == (
+        f"gateway: {orthanc.url}: Orthanc refuses the credentials; set ORTHANC_USER and ORTHANC_PASSWORD to those of "
+        "its RegisteredUsers"
+    )
+    orthanc.stop()
+    certificate = tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", certificate, "-out", tmp_path / "own.pem"]
+    output_of(command)
+    certificate.write_text(certificate.read_text() + (tmp_path / "own.pem").read_text())
+    orthanc.variables |= {"ORTHANC_TLS": "true", "ORTHANC_CERTIFICATE": str(certificate)}
+    orthanc.url = f"https://localhost:{orthanc.http}"
+    orthanc.session.verify = str(tmp_path / "own.pem")
+    orthanc.start()
+    gateway.variables |= USER
+    gateway.command[gateway.command.index("--url") + 1] = orthanc.url
+    gateway.start()
+    assert gateway.process.wait(300) == 1
+    assert "its certificate is not trusted (self-signed certificate); name its authority's file" in gateway.said()
+    gateway.variables["REQUESTS_CA_BUNDLE"] = str(tmp_path / "own.pem")
+    sent, uids = files(tmp_path / "sent", "a")
+    orthanc.send(*sent)
+    gateway.start()
+    assert gateway.wait_for_images(1) == dict.fromkeys(uids, "answered")
