@@ -3,16 +3,14 @@
 `GATEWAY_KILLS=20` kills it twenty times in place of a few.
 """
 
+import importlib
 import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -22,15 +20,16 @@ import torch
 import yaml
 from orthanc_server import MISSING, USER, Between, GatewayProcess, OrthancServer, wait_for
 from prometheus_client.parser import text_string_to_metric_families
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from tools.dicom_files import BROKEN, ENCODINGS, picture, save, ultrasound
 from tools.gateway.state import State
 
 from breast_ultrasound.calibration import no_calibration
+from breast_ultrasound.cli import checked
 from breast_ultrasound.files import write_json
 from breast_ultrasound.networks import BasicUNetClassifier
 from breast_ultrasound.weights import write_weights
-from conftest import CLASS_NAMES, ROOT, SMALL, free_port, output_of
+from conftest import CLASS_NAMES, ROOT, SMALL, output_of
 
 DEPLOY = ROOT / "deploy"
 KILLS = int(os.environ.get("GATEWAY_KILLS", "5"))
@@ -339,3 +338,63 @@ def test_wrong_credentials_and_an_unknown_certificate_end_with_a_line(orthanc, g
     orthanc.send(*sent)
     gateway.start()
     assert gateway.wait_for_images(1) == dict.fromkeys(uids, "answered")
+
+
+def instructions(stage):
+    """The lines of a stage of the Containerfile as [(instruction, rest)]."""
+    text = (DEPLOY / "Containerfile").read_text(encoding="utf-8").split(f" AS {stage}\n")[1].split("\nFROM ")[0]
+    return [tuple(line.split(" ", 1)) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_container_file_make_a_gateway_that_starts(tmp_path):
+    """Run as a script, with the packages of this environment in place of those that it would download."""
+    site = str(next(path for path in sys.path if path.endswith("site-packages")))
+    environment = os.environ | {"PYTHONPATH": site, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    (tmp_path / "python3").symlink_to(sys.executable)
+
+    def placed(text):
+        return re.sub(r"(?<![\w./])/(app|opt|data)\b", rf"{tmp_path}/\1", text)
+
+    done = []
+    for name, rest in instructions("gateway"):
+        done.append(name)
+        if name == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                assert f"!{source}\n" in (DEPLOY / "Containerfile.dockerignore").read_text(), source
+            command = f"mkdir -p {placed(target)} && cp -r {' '.join(sources)} {placed(target)}"
+            if (ROOT / sources[0]).is_dir():
+                command = f"mkdir -p {tmp_path}/app && cp -r {' '.join(sources)} {placed(target)}"
+            output_of(["bash", "-c", command], cwd=ROOT)
+        elif name == "RUN" and not rest.startswith("apt-get"):
+            line = placed(rest) if os.geteuid() == 0 else placed(rest).partition(" && chown")[0]
+            output_of(["bash", "-euc", line], cwd=tmp_path, env=environment | {"PIP_OPTIONS": "--quiet"})
+        elif name == "ENTRYPOINT":
+            entry = [placed(text) for text in json.loads(rest)]
+    assert done[-2:] == ["USER", "ENTRYPOINT"]
+    assert dict(instructions("gateway"))["USER"] == dict(instructions("orthanc"))["USER"] == "10001:10001"
+    help_text = output_of([*entry, "--help"], cwd=tmp_path, env=environment)
+    assert "gateway: Run the gateway" in help_text and "--output_dir" in help_text
+    refused = output_of([*entry, "--url", "x"], code=1, cwd=tmp_path, env=environment)
+    assert refused.strip() == "gateway: --url x: begin it with http:// or https://"
+
+
+def test_the_compose_file_keeps_its_promises():
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    for name, service in compose["services"].items():
+        assert service["user"] == "10001:10001" and service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert service["build"]["target"] == name and (DEPLOY / service["build"]["context"]).resolve() == ROOT
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        assert "ORTHANC_PASSWORD:?" in service["environment"]["ORTHANC_PASSWORD"], "no password of its own"
+        assert set(service["networks"]) <= set(compose["networks"])
+        assert all(volume.split(":")[0] in compose["volumes"] for volume in service["volumes"])
+    gateway = compose["services"]["gateway"]
+    assert [compose["networks"][name] for name in gateway["networks"]] == [{"internal": True}]
+    entry = json.loads(dict(instructions("gateway"))["ENTRYPOINT"])
+    options = dict(zip((entry[2:] + gateway["command"])[::2], (entry[2:] + gateway["command"])[1::2]))
+    checked(importlib.import_module("gateway").gateway, (), {name[2:]: value for name, value in options.items()})
+    config = (DEPLOY / "orthanc.json").read_text(encoding="utf-8")
+    given = {name for service in compose["services"].values() for name in service["environment"]}
+    assert given <= set(re.findall(r"\$\{(ORTHANC_\w+)", config))
