@@ -17,7 +17,7 @@ from pydicom import dcmread
 from breast_ultrasound.dicom import MAKER
 from conftest import ROOT, free_port
 
-PATIENCE_S = 300  # an Orthanc is up in 1 to 5 s, a gateway in 5 to 10; a machine with other work takes longer
+PATIENCE_S = 600  # an Orthanc is up in 1 to 5 s, a gateway in 5 to 10; a machine with other work takes longer
 USER = {"ORTHANC_USER": "gateway", "ORTHANC_PASSWORD": "not #a secret"}
 MISSING = [name for name in ("Orthanc", "storescu") if shutil.which(name) is None]
 
@@ -139,7 +139,7 @@ class GatewayProcess:
             return None
         if self.process.poll() is None:
             self.process.send_signal(how)
-        code = self.process.wait(120)
+        code = self.process.wait(PATIENCE_S)
         self.process = None
         return code
 

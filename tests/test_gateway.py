@@ -8,30 +8,38 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 import torch
 import yaml
-from orthanc_server import MISSING, USER, Between, GatewayProcess, OrthancServer, wait_for
+from orthanc_server import MISSING, PATIENCE_S, USER, Between, GatewayProcess, OrthancServer, wait_for
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from tools.dicom_files import BROKEN, ENCODINGS, picture, save, ultrasound
+from tools.gateway.health import PREFIX, Health
+from tools.gateway.loop import Gateway
+from tools.gateway.orthanc import Away
 from tools.gateway.state import State
+from tools.gateway.worker import Crash, Worker
 
 from breast_ultrasound.calibration import no_calibration
 from breast_ultrasound.cli import checked
 from breast_ultrasound.files import write_json
-from breast_ultrasound.networks import BasicUNetClassifier
+from breast_ultrasound.networks import BasicUNetClassifier, settings_of
 from breast_ultrasound.weights import write_weights
 from conftest import CLASS_NAMES, ROOT, SMALL, output_of
 
 DEPLOY = ROOT / "deploy"
+HOSPITAL = (ROOT / "docs" / "hospital.md").read_text(encoding="utf-8")
 KILLS = int(os.environ.get("GATEWAY_KILLS", "5"))
 WHOLE = {"mask_threshold": 0.0, "smallest_fraction": 0.0, "component_threshold": 0.0}  # each image is one lesion
 ALL = {"SEG": 1, "SR": 1, "OT": 1}  # of an answered image
@@ -43,8 +51,8 @@ def weights(tmp_path_factory):
     """Folder of a small network that has learned nothing, by whose calibration all it sees is unsure and suspicious."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    network = BasicUNetClassifier(3, features=SMALL["features"], downscale_factor=2)
-    settings = {"class_names": CLASS_NAMES, "downscale_factor": 2, "norm": ["instance", {"affine": True}], **SMALL}
+    network = BasicUNetClassifier(features=SMALL["features"], downscale_factor=2, norm=("instance", {"affine": True}))
+    settings = settings_of(network, class_names=CLASS_NAMES, image_size=SMALL["image_size"])
     write_weights(folder / "model.pt", network.state_dict(), settings)
     limits = {"malignancy_threshold": 0.0, "unsure_below": 1.0}
     write_json(folder / "calibration.json", no_calibration(str(folder / "model.pt")) | WHOLE | limits)
@@ -149,13 +157,22 @@ def test_what_a_scanner_sends_comes_back_answered_and_only_once(orthanc, gateway
         ).json()
         stored = dcmread(io.BytesIO(orthanc.get(f"/instances/{found}/file")))
         assert stored == made, kind
+    shown = Image.open(io.BytesIO(orthanc.get(f"/instances/{found}/preview")))
+    assert np.array_equal(np.asarray(shown.convert("RGB")), made.pixel_array), "what Orthanc's own page shows"
+
+    # The document's command removes what was stored, and nothing else.
+    (command,) = re.findall(r"^curl .*$", HOSPITAL, re.MULTILINE)
+    command = command.replace("http://127.0.0.1:8042", orthanc.url)
+    output_of(["bash", "-euc", command], env=os.environ | USER)
+    assert orthanc.results() == {} and orthanc.get("/statistics")["CountInstances"] == 2
 
     # Begun again, also without what it remembered, it stores nothing twice; a late image of the series is answered.
-    assert gateway.stop() == 130
-    shutil.rmtree(gateway.folder / "out")
-    gateway.start()
-    assert gateway.wait_for_images(2) == dict.fromkeys(uids, "answered")
-    assert all(line["stored"] == 0 and line["already_stored"] == 3 for line in gateway.lines()[0])
+    for stored in (3, 0):
+        assert gateway.stop() == 130
+        shutil.rmtree(gateway.folder / "out")
+        gateway.start()
+        assert gateway.wait_for_images(2) == dict.fromkeys(uids, "answered")
+        assert {(line["stored"], line["already_stored"]) for line in gateway.lines()[0]} == {(stored, 3 - stored)}
     late, more = files(tmp_path / "late", "c")
     orthanc.send(*late)
     assert set(gateway.wait_for_images(3)) == {*uids, *more}
@@ -295,6 +312,8 @@ def test_a_full_disk_is_told_and_waited_for(orthanc, gateway, tmp_path):
     try:
         sent, uids = files(tmp_path / "sent", "a")
         orthanc.send(*sent)
+        (gateway.folder / "out").mkdir()
+        State(gateway.folder / "out" / "state.sqlite").enqueue([], 1000)  # of an Orthanc that was there before
         gateway.start()
         wait_for(lambda: metrics(gateway).get(("errors_total", "orthanc"), 0) >= 3, "three attempts")
         assert gateway.said().count("Orthanc cannot write (500 Cannot write to file); make room on its disk") == 1
@@ -312,7 +331,7 @@ def test_a_full_disk_is_told_and_waited_for(orthanc, gateway, tmp_path):
 def test_wrong_credentials_and_an_unknown_certificate_end_with_a_line(orthanc, gateway, tmp_path):
     gateway.variables["ORTHANC_PASSWORD"] = "wrong"
     gateway.start()
-    assert gateway.process.wait(300) == 1
+    assert gateway.process.wait(PATIENCE_S) == 1
     (line,) = [line for line in gateway.said().splitlines() if "gateway: " in line and "health" not in line]
     assert line == (
         f"gateway: {orthanc.url}: Orthanc refuses the credentials; set ORTHANC_USER and ORTHANC_PASSWORD to those of "
@@ -331,13 +350,75 @@ def test_wrong_credentials_and_an_unknown_certificate_end_with_a_line(orthanc, g
     gateway.variables |= USER
     gateway.command[gateway.command.index("--url") + 1] = orthanc.url
     gateway.start()
-    assert gateway.process.wait(300) == 1
+    assert gateway.process.wait(PATIENCE_S) == 1
     assert "its certificate is not trusted (self-signed certificate); name its authority's file" in gateway.said()
     gateway.variables["REQUESTS_CA_BUNDLE"] = str(tmp_path / "own.pem")
     sent, uids = files(tmp_path / "sent", "a")
     orthanc.send(*sent)
     gateway.start()
     assert gateway.wait_for_images(1) == dict.fromkeys(uids, "answered")
+
+
+def test_what_waits_goes_in_turn_and_failures_go_behind(tmp_path):
+    state = State(tmp_path / "state.sqlite")
+    assert (state.since(), state.next()) == (0, None)
+    state.enqueue(["a", "b"], 7)
+    state.enqueue(["b", "c"], 9)  # b, as after a crash
+    assert state.since() == 9 and state.queue_length() == 3
+    first = state.next()
+    state.postpone(first, 0, study="S")
+    assert (first, state.next().instance) == (("a", 0), "b")
+    state.postpone(state.next(), 1000, failed=True)
+    row = {"frame": 0, "study": "1.2", "outcome": "answered", "suspicious": True, "unsure": False}
+    state.finish(state.next(), "S", [row | {"image": "1.2.3", "suspicion": 0.25}])
+    assert state.finished_studies() == [], "another of its objects waits"
+    rows = [row | {"image": "1.2.4", "frame": 3, "suspicion": 0.75, "suspicious": False}]
+    state.finish(state.next(), "S", rows + [row | {"image": "1.2.4", "frame": 4, "outcome": "refused"}])
+    assert state.next() is None and state.queue_length() == 1, "b is not due"
+    again = State(tmp_path / "state.sqlite")
+    assert again.finished_studies() == ["S"] and again.since() == 9
+    counts = {"images": 3, "answered": 2, "refused": 1, "failed": 0, "suspicious": 2, "unsure": 0}
+    assert again.study("1.2") == counts | {"most_suspicious": "1.2.4", "frame": 3, "suspicion": 0.75}
+    assert again.last_day() == counts
+    again.close_study("S")
+    assert again.finished_studies() == []
+
+
+def test_no_room_for_what_is_remembered_or_told_is_no_images_fault(tmp_path):
+    state = State(tmp_path / "state.sqlite")
+    state.connection.execute(f"PRAGMA max_page_count = {state.connection.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(Away, match="state.sqlite: not written .database or disk is full.; make room"):
+        state.enqueue([f"{number:044}" for number in range(1000)], 5)
+    assert (state.since(), state.queue_length()) == (0, 0)
+    with pytest.raises(Away, match="/dev/full: not written .No space left on device.; make room"):
+        Gateway(None, None, state, None, Path("/dev/full"))._write({"image": "1.2"})
+    (tmp_path / "other.sqlite").write_text("something else, and longer than a header of SQLite\n" * 20)
+    with pytest.raises(ValueError, match="other.sqlite: not what the gateway remembers; move it away"):
+        State(tmp_path / "other.sqlite")
+
+
+@pytest.mark.slow
+def test_a_prediction_that_takes_too_long_or_dies_costs_its_image_alone(weights):
+    data = content(image("a"))
+    settings = {"ckpt_dir": str(weights), "frames": "middle", "objects": ("sr",), "predict_refused": False}
+    worker = Worker(PATIENCE_S, **settings)
+    try:
+        (answer,) = worker.answers(data)
+        assert answer.refused == "" and len(answer.objects) == 1 and answer.values["suspicion"] > 0
+        worker.time_limit = 0.0
+        with pytest.raises(Crash, match="no answer within 0 s"):
+            list(worker.answers(data))
+        worker.time_limit = PATIENCE_S
+        assert list(worker.answers(data)) == [answer], "the next one has a new process"
+        worker.process.kill()
+        worker.process.join()
+        assert list(worker.answers(data)) == [answer]
+        with pytest.raises(Crash, match=r"^TypeError in worker.py, line \d+$"):
+            worker._ask("open", None)
+    finally:
+        worker.close()
+    with pytest.raises(ValueError, match="frames never: give all, middle"):
+        Worker(PATIENCE_S, **settings | {"frames": "never"})
 
 
 def instructions(stage):
@@ -398,3 +479,18 @@ def test_the_compose_file_keeps_its_promises():
     config = (DEPLOY / "orthanc.json").read_text(encoding="utf-8")
     given = {name for service in compose["services"].values() for name in service["environment"]}
     assert given <= set(re.findall(r"\$\{(ORTHANC_\w+)", config))
+
+
+def test_the_commands_of_the_document_can_be_typed():
+    found = re.findall(r"scripts/gateway\.py (--.*?)(?: &)?$", HOSPITAL, re.MULTILINE)
+    assert found
+    for line in found:
+        words = shlex.split(line)
+        checked(importlib.import_module("gateway").gateway, (), dict(zip([w[2:] for w in words[::2]], words[1::2])))
+    config = (DEPLOY / "orthanc.json").read_text(encoding="utf-8")
+    assert set(re.findall(r"ORTHANC_\w+", HOSPITAL)) <= set(re.findall(r"\$\{(ORTHANC_\w+)", config))
+    told = set(
+        re.findall(r"`(\w+?)(?:_total)?(?:\{.*?\})?`", HOSPITAL.split("| metric |")[1].split("*Switch off.*")[0])
+    )
+    made = {name.removeprefix(f"{PREFIX}_") for name in Health("", 0).registry._names_to_collectors}
+    assert told <= made, told - made

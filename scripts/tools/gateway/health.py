@@ -24,7 +24,7 @@ class Health:
     """
 
     def __init__(self, address: str, port: int) -> None:
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
 
         def made(kind: type, name: str, about: str, *labels: str) -> Counter | Gauge:
             return kind(f"{PREFIX}_{name}", about, labels, registry=registry)
