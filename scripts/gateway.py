@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from pathlib import Path
 
 from tools.cli import BUNDLE, run
@@ -54,6 +55,8 @@ def gateway(
     for name, value in (("poll", poll), ("time_limit", time_limit)):
         if not value > 0:
             raise ValueError(f"--{name} {value:g}: pass a number above 0")
+    if not 0 <= health_port < 2**16:
+        raise ValueError(f"--health_port {health_port}: pass a number from 0 to 65535")
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"--url {url}: begin it with http:// or https://")
     from breast_ultrasound.files import locked
@@ -78,6 +81,8 @@ def gateway(
             where = f"health at http://{health_address}:{health_port}/metrics" if health_port else "no health page"
             loop.logger.info(f"{url}, {output_dir}, {where}")
             loop.Gateway(server, predicting, kept, page, output_dir / "images.jsonl", poll).run()
+        except sqlite3.DatabaseError as error:
+            raise kept.damaged(error) from None
         finally:
             predicting.close()
 

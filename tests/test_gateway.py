@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,8 @@ def grey(shift=0):
 
 def image(name, study="study", **attributes):
     """An ultrasound object whose UIDs follow from its names."""
-    made = ultrasound(attributes.pop("pixels", grey(len(name))), f"{study} {name}", **attributes)
+    pixels = attributes.pop("pixels", grey(zlib.crc32(name.encode()) % 1000))
+    made = ultrasound(pixels, f"{study} {name}", **attributes)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
         setattr(made, keyword, ultrasound(grey(), f"{study} {keyword}").SOPInstanceUID)
     return made
@@ -393,7 +395,7 @@ def test_no_room_for_what_is_remembered_or_told_is_no_images_fault(tmp_path):
     with pytest.raises(Away, match="/dev/full: not written .No space left on device.; make room"):
         Gateway(None, None, state, None, Path("/dev/full"))._write({"image": "1.2"})
     (tmp_path / "other.sqlite").write_text("something else, and longer than a header of SQLite\n" * 20)
-    with pytest.raises(ValueError, match="other.sqlite: not what the gateway remembers; move it away"):
+    with pytest.raises(ValueError, match="other.sqlite: not what the gateway remembers .file is not a database.; move it away"):
         State(tmp_path / "other.sqlite")
 
 

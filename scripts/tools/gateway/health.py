@@ -52,8 +52,6 @@ class Health:
 
     def update(self, state: State) -> None:
         """Show what is kept."""
-        self.polled.set(time.time())
-        self.reachable.set(1)
         self.queue.set(state.queue_length())
         day = state.last_day()
         for outcome in ("answered", "refused", "failed"):
@@ -61,6 +59,11 @@ class Health:
         for answer in SHARES:
             self.share.labels(answer).set(day[answer] / max(1, day["answered"]))
         self.share.labels("refused").set(day["refused"] / max(1, day["images"]))
+
+    def reached(self) -> None:
+        """Orthanc answers."""
+        self.polled.set(time.time())
+        self.reachable.set(1)
 
     def finished(self, outcome: str, seconds: float) -> None:
         """Count an image."""

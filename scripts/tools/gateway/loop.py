@@ -54,25 +54,31 @@ class Gateway:
 
         Raises:
             PermissionError: Orthanc refuses the credentials.
+            sqlite3.DatabaseError: what is remembered is damaged.
         """
         wait, away = self.poll, ""
         while True:
-            try:
-                idle = self.step()
-                self.health.update(self.state)
-            except (Away, Fault, Gone) as problem:
-                self.health.failing("orthanc")
-                if str(problem) != away:
-                    logger.warning(f"{problem}; trying again until it works")
-                away = str(problem)
-                time.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
-                continue
-            if away:
+            problem = self._try()
+            self.health.update(self.state)
+            if problem and problem != away:
+                logger.warning(f"{problem}; trying again until it works")
+            elif away and not problem:
                 logger.info("it works again")
-            wait, away = self.poll, ""
-            if idle:
-                time.sleep(self.poll)
+            if problem:
+                time.sleep(wait)
+            away, wait = problem, min(2 * wait, LONGEST_WAIT) if problem else self.poll
+
+    def _try(self) -> str:
+        """Do one thing, or wait where there is nothing to do; why that cannot be done, empty where it can."""
+        try:
+            idle = self.step()
+        except (Away, Fault, Gone) as problem:
+            self.health.failing("orthanc")
+            return str(problem)
+        self.health.reached()
+        if idle:
+            time.sleep(self.poll)
+        return ""
 
     def step(self) -> bool:
         """Read what is new, and do one thing; whether there was nothing to do."""

@@ -53,11 +53,15 @@ class State:
             self.connection.executescript(SCHEMA)
         except sqlite3.OperationalError as error:
             raise OSError(f"{path}: not opened ({error}); make room, or pass another --output_dir") from None
-        except sqlite3.DatabaseError:
-            raise ValueError(
-                f"{path}: not what the gateway remembers; move it away, it then begins at Orthanc's first object and "
-                "stores nothing twice"
-            ) from None
+        except sqlite3.DatabaseError as error:
+            raise self.damaged(error) from None
+
+    def damaged(self, error: sqlite3.DatabaseError) -> ValueError:
+        """What to say of a file that SQLite does not take."""
+        return ValueError(
+            f"{self.path}: not what the gateway remembers ({error}); move it away, the gateway then begins at "
+            "Orthanc's first object, and stores nothing twice"
+        )
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
