@@ -25,7 +25,7 @@ from orthanc_server import MISSING, PATIENCE_S, USER, Between, GatewayProcess, O
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
-from tools.dicom_files import BROKEN, ENCODINGS, picture, save, ultrasound
+from tools.dicom_files import BROKEN, picture, save, ultrasound
 from tools.gateway.health import PREFIX, Health
 from tools.gateway.loop import Gateway
 from tools.gateway.orthanc import Away
@@ -187,29 +187,28 @@ def test_what_a_scanner_sends_comes_back_answered_and_only_once(orthanc, gateway
 def test_what_is_broken_refused_or_of_another_kind_blocks_nothing(orthanc, gateway):
     good = [image("first"), image("last")]
     page = np.full((120, 170), 255, np.uint8)
+    page[10:100:8, 20:150] = 0
     refused = {
-        "no ultrasound": (image("page", pixels=page), "contrast|white"),
+        "page": (image("page", pixels=page), "white in"),
         "truncated": (BROKEN["truncated JPEG"][0](picture()), "cannot be decoded"),
         "Doppler": (BROKEN["colour Doppler"][0](picture()), "colour Doppler"),
         "other bits": (BROKEN["16 bits"][0](picture()), "1 x 12 bits"),
     }
     for name, (made, _) in refused.items():
         made.SOPInstanceUID = image(name).SOPInstanceUID
-    cine = ENCODINGS["cine, RLE"](picture())
+    cine = image("cine", pixels=np.stack([grey(number) for number in range(5)]), frames=5)
     others = [image("screenshot", SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), image("tomogram", Modality="CT")]
     others += [image("own", Manufacturer="breast-ultrasound")]
     for number, made in enumerate(others):
         made.SeriesInstanceUID += f".{number}"
     lost = image("lost")
-    orthanc.upload(content(good[0]))
-    for made in [m for m, _ in refused.values()] + others + [cine]:
+    for made in [good[0], cine, *others, *(made for made, _ in refused.values())]:
         orthanc.upload(content(made))
-    identifier = orthanc.upload(content(lost))
-    (uuid,) = [
-        orthanc.get(f"/instances/{identifier}")["FileUuid"],
-    ]
+    uuid = orthanc.get(f"/instances/{orthanc.upload(content(lost))}")["FileUuid"]
     (orthanc.folder / "storage" / uuid[:2] / uuid[2:4] / uuid).unlink()  # as a failing disk does
     orthanc.upload(content(good[1]))
+    orthanc.stop()  # which has the file in memory
+    orthanc.start()
     gateway.start()
     found = gateway.wait_for_images(len(good) + len(refused) + 2)
     lines = {line["image"]: line for line in gateway.lines()[0]}
