@@ -367,7 +367,7 @@ def test_what_waits_goes_in_turn_and_failures_go_behind(tmp_path):
     state.enqueue(["b", "c"], 9)  # b, as after a crash
     assert state.since() == 9 and state.queue_length() == 3
     first = state.next()
-    state.postpone(first, 0, study="S")
+    state.await_series(first, "series", "S", 0)
     assert (first, state.next().instance) == (("a", 0), "b")
     state.postpone(state.next(), 1000, failed=True)
     row = {"frame": 0, "study": "1.2", "outcome": "answered", "suspicious": True, "unsure": False}

@@ -22,9 +22,10 @@ LONGEST_WAIT = 60.0  # seconds between two attempts to reach Orthanc
 
 
 class Described(NamedTuple):
-    """What Orthanc tells of an object: its study in Orthanc, UIDs, and its series."""
+    """What Orthanc tells of an object: its study and series in Orthanc, UIDs, and the tags of its series."""
 
     study: str
+    series: str
     uids: dict[str, str]
     modality: str
     maker: str
@@ -118,7 +119,7 @@ class Gateway:
         if found.modality != "US" or found.maker == MAKER or kind and kind not in ULTRASOUND:
             self.state.drop(waiting)
         elif not found.stable:
-            self.state.postpone(waiting, self.poll, study=found.study)
+            self.state.await_series(waiting, found.series, found.study, self.poll)
         else:
             self._answer(waiting, found)
 
@@ -126,12 +127,13 @@ class Gateway:
         instance = self.orthanc.describe("instances", waiting.instance)
         series = self.orthanc.describe("series", instance["ParentSeries"])
         tags, study = series["MainDicomTags"], series["ParentStudy"]
+        maker = tags.get("Manufacturer", "")
         uids = {
             "study": self.orthanc.describe("studies", study)["MainDicomTags"]["StudyInstanceUID"],
             "series": tags["SeriesInstanceUID"],
             "image": instance["MainDicomTags"]["SOPInstanceUID"],
         }
-        return Described(study, uids, tags.get("Modality", ""), tags.get("Manufacturer", ""), series["IsStable"])
+        return Described(study, series["ID"], uids, tags.get("Modality", ""), maker, series["IsStable"])
 
     def _answer(self, waiting: Waiting, found: Described) -> None:
         """Predict an object and store the results; only then it waits no longer."""
@@ -149,7 +151,7 @@ class Gateway:
         """Keep an object as failed, under Orthanc's own identifier where its UIDs cannot be had."""
         study, uids = "", {"study": "", "series": "", "image": waiting.instance}
         try:
-            study, uids, *_ = self._describe(waiting)
+            study, _, uids, *_ = self._describe(waiting)
         except (Fault, Gone):
             pass
         self._keep(waiting, study, [{**uids, "frame": 0, "outcome": "failed", "reason": reason, "seconds": 0.0}])

@@ -16,13 +16,14 @@ from .orthanc import Away
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS place (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), since INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS queue (instance TEXT PRIMARY KEY, study TEXT, failures INTEGER NOT NULL DEFAULT 0,
-    due REAL NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS queue (instance TEXT PRIMARY KEY, series TEXT, study TEXT,
+    failures INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS answers (image TEXT, frame INTEGER, study TEXT NOT NULL, instance TEXT NOT NULL,
     outcome TEXT NOT NULL, suspicion REAL, suspicious INTEGER, unsure INTEGER, ended REAL NOT NULL,
     PRIMARY KEY (image, frame));
 CREATE TABLE IF NOT EXISTS changed_studies (study TEXT PRIMARY KEY);
 CREATE INDEX IF NOT EXISTS queue_due ON queue (due);
+CREATE INDEX IF NOT EXISTS queue_series ON queue (series);
 CREATE INDEX IF NOT EXISTS answers_ended ON answers (ended);
 CREATE INDEX IF NOT EXISTS answers_study ON answers (study);
 """
@@ -120,13 +121,22 @@ class State:
                 connection.execute("INSERT OR IGNORE INTO changed_studies VALUES (?)", [study])
             connection.execute("DELETE FROM queue WHERE instance = ?", [waiting.instance])
 
-    def postpone(self, waiting: Waiting, seconds: float, failed: bool = False, study: str | None = None) -> None:
-        """Let an object wait behind the others; its study is told as soon as it is known."""
+    def postpone(self, waiting: Waiting, seconds: float, failed: bool = False) -> None:
+        """Let an object wait behind the others."""
         with self._changing() as connection:
             connection.execute(
-                "UPDATE queue SET due = ?, failures = failures + ?, study = COALESCE(?, study) WHERE instance = ?",
-                [time.time() + seconds, int(failed), study, waiting.instance],
+                "UPDATE queue SET due = ?, failures = failures + ? WHERE instance = ?",
+                [time.time() + seconds, int(failed), waiting.instance],
             )
+
+    def await_series(self, waiting: Waiting, series: str, study: str, seconds: float) -> None:
+        """Let an object, and all that is known of its series, wait for the rest of the series."""
+        with self._changing() as connection:
+            connection.execute(
+                "UPDATE queue SET series = ?, study = ? WHERE instance = ?", [series, study, waiting.instance]
+            )
+            due = time.time() + seconds
+            connection.execute("UPDATE queue SET due = MAX(due, ?) WHERE series = ?", [due, series])
 
     def failed(self) -> list[str]:
         """The objects that were given up."""
