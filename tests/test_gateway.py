@@ -111,6 +111,7 @@ def content(made):
 
 def metrics(process):
     """The health page as {(name, labels...): value}."""
+    assert process.process.poll() is None, process.said()
     try:
         text = requests.get(f"http://127.0.0.1:{process.port}/metrics", timeout=5).text
     except requests.RequestException:

@@ -53,7 +53,7 @@ class State:
             self.connection = sqlite3.connect(path)
             self.connection.executescript(SCHEMA)
         except sqlite3.OperationalError as error:
-            raise OSError(f"{path}: not opened ({error}); make room, or pass another --output_dir") from None
+            raise OSError(f"{path}: not opened ({error}); make room, or move it away") from None
         except sqlite3.DatabaseError as error:
             raise self.damaged(error) from None
 
