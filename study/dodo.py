@@ -453,6 +453,9 @@ def measurement_steps() -> Iterator[dict]:
     about, makes = "sizes of lesions against the drawn ones; 5 min", ["results/sizes.csv", "results/sizes.json"]
     action = call("study.hospital.measure_sizes", runs("external"), weights(), STUDY / makes[0])
     yield step("sizes", about, action, makes, [*released(), external], ["prepare_external"])
+    about, makes = "objects a minute beside an Orthanc; 5 min of an idle machine", ["results/gateway.json"]
+    action = call("study.hospital.measure_gateway", clean, weights(), STUDY / makes[0])
+    yield step("gateway", about, action, makes, released(), ["busi_clean"])
     sets = {"busi": (clean, "testing"), "bus_bra": (runs("bus_bra"), "testing")}
     sets |= {"external": (runs("external"), "testing"), "bus_uclm": (runs("bus_uclm"), EVERYTHING)}
     kept, makes = STUDY / "weights/without_bus_uclm", ["results/input_check.csv"]

@@ -1,16 +1,25 @@
-"""DICOM measured: grey levels of each encoding against dcmtk, and sizes of predicted against drawn lesions."""
+"""DICOM measured: encodings against dcmtk, sizes of predicted against drawn lesions, throughput beside an Orthanc."""
 
 from __future__ import annotations
 
+import json
+import os
+import secrets
 import shutil
+import socket
+import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
-from tools.dicom_files import ENCODINGS, picture, save
+from tools.cli import ROOT, as_arguments
+from tools.dicom_files import ENCODINGS, picture, save, ultrasound
 from tqdm import tqdm
 
 from breast_ultrasound import Predictor
@@ -25,6 +34,7 @@ SIZE = (480, 640)  # rows and columns of the picture that is encoded
 # dcmtk's decoders by transfer syntax; those of JPEG 2000 are not free
 DCMTK = {"JPEG-LS": "dcml2pnm", "JPEG 2000": ""}
 LENGTHS = ("longest_diameter", "width", "height")
+OBJECTS = 100  # that the gateway answers
 FOUND = 0.1  # Dice from which on a lesion counts as found, as in missed_rate
 
 
@@ -123,3 +133,87 @@ def agreement(rows: Sequence[dict]) -> dict:
         "predicted_alone": taller.count((False, True)),
     }
     return result
+
+
+def measure_gateway(dataset: Path, weights: Path, output: Path) -> None:
+    """Write how many objects a minute the gateway answers through a real Orthanc on this machine.
+
+    Args:
+        dataset: prepared folder, of whose testing split the first images are sent.
+        weights: folder of the weights.
+        output: the JSON file.
+    """
+    from tools.gateway.orthanc import Orthanc
+
+    items = load_datalist(str(dataset / "datalist.json"), "testing", str(dataset), ["normal", "benign", "malignant"])
+    items = items[:OBJECTS]
+    with TemporaryDirectory() as folder, _orthanc(Path(folder)) as (url, variables):
+        server = Orthanc(url, variables["ORTHANC_USER"], variables["ORTHANC_PASSWORD"])
+        for number, item in enumerate(items, 1):
+            made = ultrasound(to_grey(open_image(item["image"])), Path(item["image"]).name, InstanceNumber=number)
+            server.store(save(made, Path(folder) / "image.dcm").read_bytes())
+        options = {"output_dir": f"{folder}/gateway", "url": url, "ckpt_dir": weights, "health_port": 0}
+        command = [sys.executable, "scripts/gateway.py", *as_arguments(options)]
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | variables)
+        try:
+            log, lines, moments = Path(folder) / "gateway" / "images.jsonl", [], []
+            while len(lines) < len(items):
+                if process.poll() is not None:
+                    raise ValueError("the gateway has ended; see its line above")
+                time.sleep(0.05)
+                told = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+                lines = [line for line in map(json.loads, told) if "image" in line]
+                moments += [time.time()] * (len(lines) - len(moments))
+        finally:
+            process.terminate()
+            process.wait()
+    # The first one waits for all that the network loads late.
+    minutes = (moments[-1] - moments[0]) / 60
+    result = {
+        "objects": len(lines),
+        "outcomes": {
+            name: sum(line["outcome"] == name for line in lines) for name in ("answered", "refused", "failed")
+        },
+        "results_stored": sum(line.get("stored", 0) for line in lines),
+        "objects_a_minute": (len(lines) - 1) / minutes,
+        "median_seconds": statistics.median(line["seconds"] for line in lines),
+        "cores": os.cpu_count(),
+        "images_sha256": items_digest(items),
+        "weights_sha256": sha256(weights / "model.pt"),
+    }
+    write_json(output, {**result, "commit": commit()})
+    print(f"{result['objects_a_minute']:.0f} objects a minute: {output}")
+
+
+@contextmanager
+def _orthanc(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A running Orthanc with the project's configuration: its address, and the variables that it was begun with."""
+    if shutil.which("Orthanc") is None:
+        raise FileNotFoundError("Orthanc: missing; install Debian's package orthanc")
+    from tools.gateway.orthanc import Away, Orthanc
+
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(str(probe.getsockname()[1]))
+    variables = {"ORTHANC_USER": "study", "ORTHANC_PASSWORD": secrets.token_hex(8), "ORTHANC_STABLE_AGE": "1"}
+    variables |= dict(zip(("ORTHANC_HTTP_PORT", "ORTHANC_DICOM_PORT"), ports)) | {
+        "ORTHANC_STORAGE": f"{folder}/orthanc"
+    }
+    command = ["Orthanc", str(ROOT / "deploy" / "orthanc.json")]
+    with open(folder / "orthanc.log", "w") as log:
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{ports[0]}"
+        server = Orthanc(url, variables["ORTHANC_USER"], variables["ORTHANC_PASSWORD"])
+        while process.poll() is None:
+            try:
+                server.changes(0)
+                break
+            except Away:
+                time.sleep(0.2)
+        yield url, variables
+    finally:
+        process.terminate()
+        process.wait()

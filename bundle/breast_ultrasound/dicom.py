@@ -11,7 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 # Its warnings quote values of the header.
 warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.ERROR)
+MAKER = "breast-ultrasound"  # the manufacturer of this bundle's own objects
 # Ultrasound and Ultrasound Multi-frame Image Storage, and the retired pair before them
 STILL, CINE = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1"
 ULTRASOUND = {STILL: STILL, "1.2.840.10008.5.1.4.1.1.6": STILL, CINE: CINE, "1.2.840.10008.5.1.4.1.1.3": CINE}
@@ -64,8 +65,11 @@ class Region(NamedTuple):
     doubt: str
 
 
-def read_header(file: str | Path) -> pydicom.Dataset:
+def read_header(file: str | Path | BinaryIO) -> pydicom.Dataset:
     """The attributes of an object without its pixels.
+
+    Args:
+        file: its path, or an open one.
 
     Raises:
         ValueError: no DICOM, or damaged.

@@ -19,7 +19,7 @@ from monai.transforms import Transform
 from PIL import Image, ImageDraw, ImageFont
 
 from . import bundle_version
-from .dicom import STILL, Region, laterality, middle, number_of_frames, read_header, tissue_region
+from .dicom import MAKER, STILL, Region, laterality, middle, number_of_frames, read_header, tissue_region
 from .files import output_stem, shown, write_whole
 from .images import open_image, split_frame
 from .measurements import Lesion, lesions
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 # It warns of patients' names that have one part only, with the names.
 warnings.filterwarnings("ignore", module="highdicom")
 logging.getLogger("highdicom").setLevel(logging.ERROR)
-MAKER = "breast-ultrasound"
 WARNING = "RESEARCH USE ONLY"
 SERIES_NUMBERS = {"seg": 901, "sr": 902, "sc": 903}  # behind the scanner's own
 DESCRIPTIONS = {"seg": "AI lesion outline", "sr": "AI measurements", "sc": "AI outline, picture"}
@@ -91,7 +90,19 @@ def read_source(name: str) -> Source:
         ValueError: its header names no study, series or object.
     """
     file, frame = split_frame(name)
-    header = read_header(file)
+    return source_of(read_header(file), frame)
+
+
+def source_of(header: Dataset, frame: int | None = None) -> Source:
+    """A frame of an object, the middle one where none is named.
+
+    Args:
+        header: of the object, without pixels.
+        frame: its number, from 1.
+
+    Raises:
+        ValueError: the header names no study, series or object.
+    """
     missing = [name for name in NEEDED if not header.get(name)]
     if missing:
         raise ValueError(f"its header lacks {missing[0]}, without which nothing can refer to it")

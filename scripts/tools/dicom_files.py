@@ -108,6 +108,13 @@ def save(made: Dataset, path: Path) -> Path:
     return path
 
 
+def wrap(image: str, target: str) -> Path:
+    """Write an image file, grey and upright, as an ultrasound object that says nothing of a patient."""
+    from breast_ultrasound.images import open_image, to_grey
+
+    return save(ultrasound(to_grey(open_image(image)), Path(image).name), Path(target))
+
+
 def padded(data: bytes) -> bytes:
     """Bytes, made even in number."""
     return data + b"\0" * (len(data) % 2)

@@ -1,0 +1,1 @@
+"""The parts of `scripts/gateway.py`: Orthanc's REST API, the child that predicts, what is kept, and the health page."""
