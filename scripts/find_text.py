@@ -53,7 +53,9 @@ def find_text(source: Path, output_dir: Path, fewest: int = 20, most: float = 0.
     groups, written, problems = _images(source), 0, []
     shared = Counter(size for size, _ in groups)
     for (size, device), (number, images) in sorted(groups.items()):
-        title, target = "{}x{} {}".format(*size, device).strip(), output_dir / mask_name(size, device * (shared[size] > 1))
+        title, target = "{}x{} {}".format(*size, device).strip(), output_dir / mask_name(
+            size, device * (shared[size] > 1)
+        )
         try:
             if number < fewest:
                 raise ValueError(f"{number} images, fewer than {fewest}; give more, or draw the mask yourself")

@@ -22,6 +22,7 @@ BRIGHT = 40  # grey levels of what is blanked because it stays equal
 NEARLY_ALL = 0.8  # of the images
 SOME = 0.1  # of the images, in which a place beside the tissue has to change
 RARELY = 0.05  # of the images, in which a place has to show tissue for being tissue
+RECTANGLE = 0.95  # of the box around tissue; where it fills more, a linear probe showed all of the box
 SMALLEST = 0.02  # of the picture; smaller parts that change are no tissue
 
 
@@ -79,7 +80,7 @@ def suggest(images: Sequence[np.ndarray]) -> Suggestion:
 
 
 def _tissue(stack: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Where images (N, rows, columns) change without their bright and without their dark strokes: convex areas."""
+    """Where images (N, rows, columns) change without their bright and dark strokes, with what lies between."""
     changes = []
     for operation in (cv2.MORPH_OPEN, cv2.MORPH_CLOSE):  # takes bright strokes away, takes dark ones away
         plain = np.stack([cv2.morphologyEx(image, operation, kernel) for image in stack])
@@ -91,8 +92,11 @@ def _tissue(stack: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     tissue = np.zeros_like(moving)
     for number in range(1, count):
         if boxes[number, cv2.CC_STAT_AREA] >= SMALLEST * moving.size:
-            outline = cv2.findNonZero((labels == number).astype(np.uint8))
-            cv2.fillConvexPoly(tissue, cv2.convexHull(outline), 1)
+            hull = cv2.convexHull(cv2.findNonZero((labels == number).astype(np.uint8)))
+            left, top, columns, rows = cv2.boundingRect(hull)
+            cv2.fillConvexPoly(tissue, hull, 1)
+            if cv2.contourArea(hull) > RECTANGLE * columns * rows:
+                tissue[top : top + rows, left : left + columns] = 1
     if not tissue.any():
         raise ValueError("no tissue that changes from image to image; give images of different patients")
     return tissue.astype(bool)

@@ -275,7 +275,10 @@ def screen(number: int, seed: int = 0) -> Screen:
     words = {
         "name": [(f"{family}, {given}", (16, 28), 0.6)],
         "date": [(day, (440, 28), 0.5), (f"ID {rng.integers(10**5, 10**8)}", (16, 54), 0.45)],
-        "settings": [(f"Gn {rng.integers(30, 70)}", (12, 200), 0.45), (f"D {rng.uniform(3, 6):.1f} cm", (12, 224), 0.45)],
+        "settings": [
+            (f"Gn {rng.integers(30, 70)}", (12, 200), 0.45),
+            (f"D {rng.uniform(3, 6):.1f} cm", (12, 224), 0.45),
+        ],
         "logo": [("PHANTOM", (540, 464), 0.7)],
         "remark": [(f"{rng.choice(['RT', 'LT'])} {rng.integers(1, 13)}H", at, 0.5)],
     }
