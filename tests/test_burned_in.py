@@ -1,4 +1,4 @@
-"""Burned-in text: a mask is suggested from a scanner's screens, and what is white in it is black in what prepare writes."""
+"""Burned-in text: a mask is suggested from a scanner's screens; what it shows white is black in what prepare writes."""
 
 import io
 import shutil
@@ -19,6 +19,7 @@ from conftest import ROOT, output_of, read_csv
 
 NUMBER = 24
 MASK = "blank_640x480.png"
+UNLABELLED = {"class_names": ["unlabelled"], "without_lesions": ["unlabelled"], "testing_only": True}
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +218,18 @@ def test_masks_that_cannot_be_used_are_named(name, mask, message, exported, tmp_
         drawn(tmp_path / "masks", mask, name)
     shutil.copytree(exported, tmp_path / "source" / "unlabelled")
     with pytest.raises((ValueError, OSError), match=message):
-        prepare(tmp_path / "source", tmp_path / "out", without_lesions=["unlabelled"], blank=tmp_path / "masks")
+        prepare(tmp_path / "source", tmp_path / "out", **UNLABELLED, blank=tmp_path / "masks")
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_without_dicom_and_without_labels_are_blanked_by_the_documented_options(
+    exported, blank, screens, tmp_path
+):
+    shutil.copytree(exported, tmp_path / "source" / "unlabelled")
+    prepare(tmp_path / "source", tmp_path / "out", **UNLABELLED, blank=drawn(tmp_path / "masks", blank))
+    assert np.array_equal(pixels(tmp_path / "out" / "images" / "0.png"), np.where(blank, 0, screens[0].image))
+    options = "--class_names \"['unlabelled']\" --without_lesions unlabelled --testing_only True"
+    assert options in (ROOT / "docs" / "hospital.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
 @pytest.mark.slow
