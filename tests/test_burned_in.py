@@ -19,7 +19,7 @@ from conftest import ROOT, output_of, read_csv
 
 NUMBER = 24
 MASK = "blank_640x480.png"
-UNLABELLED = {"class_names": ["unlabelled"], "without_lesions": ["unlabelled"], "testing_only": True}
+UNLABELLED = {"class_names": ["unlabelled", "other"], "without_lesions": ["unlabelled"], "testing_only": True}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_pictures_without_dicom_and_without_labels_are_blanked_by_the_documented
     shutil.copytree(exported, tmp_path / "source" / "unlabelled")
     prepare(tmp_path / "source", tmp_path / "out", **UNLABELLED, blank=drawn(tmp_path / "masks", blank))
     assert np.array_equal(pixels(tmp_path / "out" / "images" / "0.png"), np.where(blank, 0, screens[0].image))
-    options = "--class_names \"['unlabelled']\" --without_lesions unlabelled --testing_only True"
+    options = "--class_names \"['unlabelled', 'other']\" --without_lesions unlabelled --testing_only True"
     assert options in (ROOT / "docs" / "hospital.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
