@@ -10,7 +10,7 @@ Out: `blank_WIDTHxHEIGHT.png` for each size with enough images, white where prep
      in any paint program: black and white alone, the size unchanged. Masks hold nothing of a patient.
 
 Found is what stands beside the tissue, also where it differs from patient to patient, and in the tissue what is equal
-in nearly all images. Not found is text within the tissue that changes or moves.
+in nearly all images, such as a body mark. Not found is text in the tissue that differs or moves.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def find_text(source: Path, output_dir: Path, fewest: int = 20, most: float = 0.
             suggestion = suggest(images)
             if suggestion.of_tissue > most:
                 covered = f"{suggestion.of_tissue:.1%} of the tissue would be blanked, more than --most {most:g}"
-                raise ValueError(f"{covered}; draw the mask yourself")
+                raise ValueError(f"{covered}; draw the mask yourself, or pass a larger one")
         except ValueError as error:
             problems.append(f"{title}: no mask, {error}")
             continue

@@ -13,7 +13,7 @@ from tools.statistics import bootstrap
 from tqdm import tqdm
 
 from breast_ultrasound import Predictor
-from breast_ultrasound.data import items_digest, load_datalist, read_datalist
+from breast_ultrasound.data import items_digest, read_datalist
 from breast_ultrasound.files import sha256, write_csv
 from breast_ultrasound.images import open_image, to_grey, to_mask
 from breast_ultrasound.input_check import mark_pixels
@@ -21,29 +21,32 @@ from study.experiments import commit
 
 SCREENS = 40  # a mask is suggested from the first half, and used on the others
 MALIGNANT = "malignant"
+SPLITS = ("training", "validation", "testing")
 COLUMNS = ["images", "altered", "number", "measure", "before", "after", "difference", "low", "high"]
 COLUMNS += ["weights_sha256", "images_sha256", "commit"]
 
 
-def measure_burned_in_text(prepared: Path, testing: Path, ckpt_dir: Path, output: Path) -> None:
+def measure_burned_in_text(prepared: Path, datalist: Path, ckpt_dir: Path, output: Path) -> None:
     """Write what is left of text on phantoms, and the network's answers before and after BUSI's marks are erased.
 
     Args:
         prepared: folder with all of BUSI's images, none left out; those with marks on the published list are taken.
-        testing: datalist whose testing split was kept from training, which has rows of its own.
+        datalist: of the images that the weights know: its testing split was kept from training.
         ckpt_dir: folder of the weights.
         output: the table; differences have an interval of a bootstrap over scans.
     """
     rows = text_left([screen(number) for number in range(SCREENS)])
     predictor = Predictor(ckpt_dir=str(ckpt_dir), predict_refused=True)
-    splits = "training+validation+testing"
-    items = load_datalist(str(prepared / "datalist.json"), splits, str(prepared), predictor.class_names)
-    items = [item for item in items if item.get("burned_in_marks")]
-    kept = {Path(item["image"]).name for item in read_datalist(testing)["testing"]}
-    names = [Path(item["image"]).name for item in items]
-    groups = np.array([item["group"] for item in items])
-    sets = {"BUSI, marks are listed": [True] * len(items), "of these, testing split": [name in kept for name in names]}
-    sets["of these, with text"] = ["text" in item["burned_in_marks"] for item in items]
+    listed = read_datalist(prepared / "datalist.json")
+    items = [{**i, "image": prepared / i["image"], "label": prepared / i["label"]} for s in SPLITS for i in listed[s]]
+    items = [item for item in items if item["burned_in_marks"]]
+    known = {Path(item["image"]).name: split for split in SPLITS for item in read_datalist(datalist)[split]}
+    splits = np.array([known.get(item["image"].name, "") for item in items])
+    groups, marks_of = (np.array([item[key] for item in items]) for key in ("group", "burned_in_marks"))
+    text = np.array(["text" in marks for marks in marks_of])
+    sets = {"BUSI, marks are listed": np.full(len(items), True), "of these, with text": text}
+    sets |= {"of these, in the testing split": splits == "testing", "of these, trained on": splits == "training"}
+    sets |= {"of these, in no split": splits == ""}
     before, blanked, filled, found = [], [], [], []
     for item in tqdm(items, desc="marks", unit="image", disable=None):
         image, true = to_grey(open_image(item["image"])), to_mask(open_image(item["label"])) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ CHANGED = 40  # grey levels by which what is written differs from what is not
 BRIGHT = 40  # grey levels of what is blanked because it stays equal
 NEARLY_ALL = 0.8  # of the images
 SOME = 0.1  # of the images, in which a place beside the tissue has to change
+SATURATED = 250  # grey levels; tissue under the probe has them in all images
+FILLED = 0.2  # of a box in the tissue; a sign whose equal pixels fill more is blanked with what changes in it
 RARELY = 0.05  # of the images, in which a place has to show tissue for being tissue
 RECTANGLE = 0.95  # of the box around tissue; where it fills more, a linear probe showed all of the box
 SMALLEST = 0.02  # of the picture; smaller parts that change are no tissue
@@ -48,7 +50,8 @@ def suggest(images: Sequence[np.ndarray]) -> Suggestion:
 
     Tissue is what changes from image to image even where strokes are taken away. Beside it, all that changes is
     writing, whose lines are blanked over their whole length, since the next name may be longer; and so is what is
-    bright and stays equal. In the tissue, strokes that stay equal are blanked, and nothing else.
+    bright and stays equal. In the tissue, strokes and signs that stay equal are blanked, these with what changes in
+    them, such as the probe on a body mark; nothing else.
 
     Args:
         images: uint8 (rows, columns) of one size, FEWEST or more; bright text on dark or dark text on bright.
@@ -67,16 +70,28 @@ def suggest(images: Sequence[np.ndarray]) -> Suggestion:
     written = _share([cv2.dilate(difference, kernel) > CHANGED for difference in differences]) >= SOME
     equal = (_share([difference <= SAME for difference in differences]) >= NEARLY_ALL) & (usual >= BRIGHT)
     strokes = _share([cv2.morphologyEx(image, cv2.MORPH_TOPHAT, kernel) > CHANGED for image in stack]) >= NEARLY_ALL
+    signs = equal & tissue & (strokes | (usual < SATURATED))
     blank = np.zeros_like(tissue)
-    words = cv2.dilate(((written | equal) & beside).astype(np.uint8), np.ones((stroke, 4 * stroke)))
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(words)
-    for number in range(1, count):
-        left, top, columns, rows = boxes[number, :4]
-        part = np.s_[top : top + rows, left : left + columns]
-        changes = ((labels[part] == number) & written[part] & beside[part]).any()
+    for part, found in _boxes((written | equal) & beside, stroke):
+        changes = (found & written[part]).any()
         blank[part[0], slice(None) if changes else part[1]] = True
     blank &= ~tissue
-    return Suggestion(blank | cv2.dilate((equal & strokes).astype(np.uint8), np.ones((5, 5))).astype(bool), tissue)
+    blank |= cv2.dilate((signs & strokes).astype(np.uint8), np.ones((5, 5))) > 0
+    for part, found in _boxes(signs, stroke):
+        blank[part] |= found.mean() > FILLED
+    return Suggestion(blank, tissue)
+
+
+def _boxes(found: np.ndarray, stroke: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """The rows and columns of each group of true pixels, letters joined to lines, and the group's pixels therein."""
+    joined = cv2.dilate(found.astype(np.uint8), np.ones((stroke, 4 * stroke)))
+    count, labels = cv2.connectedComponents(joined)
+    for number in range(1, count):
+        group = (labels == number) & found
+        left, top, columns, rows = cv2.boundingRect(group.astype(np.uint8))
+        edge = stroke // 2
+        part = np.s_[max(0, top - edge) : top + rows + edge, max(0, left - edge) : left + columns + edge]
+        yield part, group[part]
 
 
 def _tissue(stack: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -250,8 +250,8 @@ class Screen(NamedTuple):
     Attributes:
         image: uint8 (480, 640).
         tissue: bool (480, 640), the phantom's place.
-        texts: where each kind of text stands, bool (480, 640); `remark` lies in the tissue and differs, `logo` is
-            always the same, the others differ beside the tissue.
+        texts: where each kind of text stands, bool (480, 640); `remark` moves in the tissue, `body mark` stays in it, but
+            for the probe; `logo` is always the same, the others differ beside the tissue.
     """
 
     image: np.ndarray
@@ -290,4 +290,10 @@ def screen(number: int, seed: int = 0) -> Screen:
         if kind == "logo":
             cv2.circle(layer, (60, 444), 18, 230, -1)
         image, texts[kind] = np.maximum(image, layer), layer > CHANGED_BY_TEXT
-    return Screen(image, tissue, texts)
+    sign = texts["body mark"] = np.zeros_like(tissue)
+    sign[340:404, 462:532] = True
+    image[sign] = 130
+    cv2.circle(image, (497, 376), 22, 90, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    cv2.circle(image, (497 + round(14 * np.cos(angle)), 376 + round(14 * np.sin(angle))), 5, 230, -1)  # the probe
+    return Screen(image, tissue & ~sign, texts)
