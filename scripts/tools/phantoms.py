@@ -250,8 +250,8 @@ class Screen(NamedTuple):
     Attributes:
         image: uint8 (480, 640).
         tissue: bool (480, 640), the phantom's place.
-        texts: where each kind of text stands, bool (480, 640); `remark` moves in the tissue, `body mark` stays in it, but
-            for the probe; `logo` is always the same, the others differ beside the tissue.
+        texts: where each kind of text stands, bool (480, 640); `remark` moves in the tissue, `body mark` stays in it
+            but for the probe; `logo` is always the same, the others differ beside the tissue.
     """
 
     image: np.ndarray
