@@ -60,6 +60,7 @@ def prepare(
     seed: int = 0,
     strict: bool = False,
     frames: str = "middle",
+    blank: Path | None = None,
 ) -> dict[str, int]:
     """Convert a set into images, labels, `datalist.json` and a summary.
 
@@ -83,6 +84,8 @@ def prepare(
         seed: whole number from 0 to 4294967295 that draws the splits.
         strict: stop when files cannot be used, in place of leaving them out by name.
         frames: with the layout dicom, of a cine: all, middle, every10 (any number), or the number of one frame.
+        blank: folder of masks as scripts/find_text.py suggests them; what they show white becomes black in every image
+            of their size, before it is cut.
 
     Returns:
         Number of images found, used, in each split or fold, left out, and of files refused.
@@ -96,10 +99,11 @@ def prepare(
     if layout == "dicom":
         others = [table, class_names, without_lesions, protocol, folds, testing_only, compare_with, seed]
         if any(others):
-            raise ValueError("--layout dicom takes --source, --output_dir, --frames and --strict alone")
+            raise ValueError("--layout dicom takes --source, --output_dir, --frames, --strict and --blank alone")
+        from preparation.burned_in import Blanks
         from preparation.dicom_study import prepare_dicom
 
-        return prepare_dicom(source, output_dir, frames, strict)
+        return prepare_dicom(source, output_dir, frames, strict, Blanks(blank) if blank else None)
     if frames != "middle":
         raise ValueError(f"--frames {frames}: belongs to --layout dicom")
     options = Options(
@@ -113,6 +117,7 @@ def prepare(
         compare_with=compare_with or [],
         seed=seed,
         strict=strict,
+        blank=blank,
     )
     return prepare_set(source, output_dir, options)
 

@@ -464,6 +464,11 @@ def measurement_steps() -> Iterator[dict]:
     made_from_all = [reader, "foreign.py", kept / "model.pt", kept / "input_check.pt"]
     about = "false alarms and catches of the input check; 1 min"
     yield step("input_check", about, action, makes, made_from_all, [*needs_all, "prepare_bus_uclm"])
+    about, makes = "burned-in text, and marks in BUSI's images; 3 min", ["results/burned_in_text.csv"]
+    lists = [runs("random"), RESULTS / "splits/clean_datalist.json"]
+    action = call("study.burned_in_text.measure_burned_in_text", *lists, weights(), STUDY / makes[0])
+    made_from_text = [*made_from, reader, "../scripts/preparation/burned_in.py", "../scripts/tools/phantoms.py"]
+    yield step("burned_in_text", about, action, makes, made_from_text, ["busi_random"])
     tests = {"testing": {"dataset_dir": clean}, **{name: {"dataset_dir": runs(name)} for name in EXTERNAL}}
     action = call("study.experiments.quick_training", runs("quick"), clean, tests, RESULTS / "quick.csv")
     about, made_from = "training on BUSI in half an hour; 40 min", [

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from preparation.annotations import draw
+from preparation.burned_in import Blanks
 from preparation.item import LESION_CLASSES, Item, Unusable, natural
 from tqdm import tqdm
 
@@ -79,7 +80,13 @@ def _plain(name: str) -> str:
 
 
 def convert(
-    items: list[Item], source: Path, target: Path, refused: list[str], lesion_free: set[str], any_colour: bool = False
+    items: list[Item],
+    source: Path,
+    target: Path,
+    refused: list[str],
+    lesion_free: set[str],
+    any_colour: bool = False,
+    blanks: Blanks | None = None,
 ) -> list[Item]:
     """Write image and label of each usable image that is not left out, and return these images.
 
@@ -93,6 +100,7 @@ def convert(
         refused: gets a line on each image that cannot be used.
         lesion_free: classes whose images show no lesion.
         any_colour: whether masks may hold several colours, all of which are lesion.
+        blanks: masks of what is to be blanked in the images.
     """
     usable, unsure = [], []
     uses = Counter(file for item in items for file in item.masks)
@@ -100,7 +108,7 @@ def convert(
         if item.left_out:
             continue
         try:
-            _convert(item, source, target, uses, lesion_free, any_colour)
+            _convert(item, source, target, uses, lesion_free, any_colour, blanks)
             usable.append(item)
         except Smooth as error:
             unsure.append((item, error))
@@ -110,7 +118,7 @@ def convert(
     for item, error in unsure:
         if len(cut) >= len(unsure):
             item.smooth = True
-            _convert(item, source, target, uses, lesion_free, any_colour)
+            _convert(item, source, target, uses, lesion_free, any_colour, blanks)
             usable.append(item)
         else:
             refused.append(f"{item.file}: {error}")
@@ -124,7 +132,15 @@ def convert(
     return sorted(usable, key=lambda item: order[id(item)])
 
 
-def _convert(item: Item, source: Path, target: Path, uses: Counter, lesion_free: set[str], any_colour: bool) -> None:
+def _convert(
+    item: Item,
+    source: Path,
+    target: Path,
+    uses: Counter,
+    lesion_free: set[str],
+    any_colour: bool,
+    blanks: Blanks | None,
+) -> None:
     """Write image and label of one image. Raises Unusable."""
     grey, item.repairs = read_grey(source / item.file)
     if len(np.unique(grey)) == 2:
@@ -132,6 +148,13 @@ def _convert(item: Item, source: Path, target: Path, uses: Counter, lesion_free:
     # x.png and x.jpg beside x_mask.png
     item.repairs += [f"mask {file}: of {uses[file]} images, check whose" for file in item.masks if uses[file] > 1]
     label = read_label(item, source, grey.shape, lesion_free, any_colour)
+    blank = blanks.of(item.file, grey, item.columns.get("device", "")) if blanks else None
+    if blank is not None:
+        grey = np.where(blank, np.uint8(0), grey)
+        if (blank & (label > 0)).any():
+            item.repairs.append(f"{blanks.used[item.file]} blanks part of its lesion, edit it")
+        if not grey.any():
+            raise Unusable(f"{blanks.used[item.file]} blanks all of it; edit that mask")
     image = Image.fromarray(grey)  # a new image: no text, profile or palette of the source travels along
     # Level 4 makes files of the size of Pillow's default 6 in 40 % of its time.
     image.save(target / "images" / f"{item.name}.png", compress_level=4)

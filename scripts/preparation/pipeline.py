@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from preparation.burned_in import Blanks
 from preparation.conversion import (
     building,
     check_places,
@@ -40,6 +41,7 @@ class Options:
     compare_with: list[str] = field(default_factory=list)
     seed: int = 0
     strict: bool = False
+    blank: Path | None = None
 
 
 def prepare_set(source: Path, output_dir: Path, options: Options) -> dict[str, int]:
@@ -57,6 +59,7 @@ def prepare_set(source: Path, output_dir: Path, options: Options) -> dict[str, i
     layout.table = options.table or layout.table
     layout.testing_only |= options.testing_only
     _check(source, output_dir, layout, options)
+    blanks = Blanks(options.blank) if options.blank else None
     items, found = scan(source, layout)
     items, class_names = settle_classes(items, found, options.class_names or layout.class_names)
     if layout.class_names and not layout.table:
@@ -67,7 +70,8 @@ def prepare_set(source: Path, output_dir: Path, options: Options) -> dict[str, i
         items = _published_folds(items, source, layout, found)
     name_outputs(items)
     with building(output_dir.resolve()) as folder:
-        usable = convert(items, source, folder, found.refused, lesion_free, layout.any_colour)
+        usable = convert(items, source, folder, found.refused, lesion_free, layout.any_colour, blanks)
+        found.notes += blanks.notes() if blanks else []
         if options.strict and found.refused:
             count = len(found.refused)
             raise ValueError("\n".join([f"--strict: {count} files refused, nothing was written", *found.refused]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
@@ -20,6 +22,7 @@ LESIONS = {("benign", 4): 2, ("benign", 5): 3, ("malignant", 2): 2}  # others ha
 RGBA_MASKS = {("benign", 4, 1), ("benign", 5, 2)}  # class, number, mask
 NO_MASK = {("benign", 2)}
 DOPPLER = {("benign", 3), ("malignant", 3)}
+CHANGED_BY_TEXT = 40  # grey levels from which on a text's soft edge counts as the text's
 
 
 def numbers_of(count: int) -> dict[str, int]:
@@ -239,3 +242,58 @@ def _marks(image: Image.Image, region: np.ndarray, number: int, doppler: bool, r
         draw.circle((x, y), 1, fill=colour)
         x, y = x + 8 * np.cos(turn), y + 8 * np.sin(turn)
         draw.line((x - 4, y, x + 4, y), fill=colour, width=2)  # the probe
+
+
+class Screen(NamedTuple):
+    """What a scanner shows and stores: a phantom within what it writes.
+
+    Attributes:
+        image: uint8 (480, 640).
+        tissue: bool (480, 640), the phantom's place.
+        texts: where each kind of text stands, bool (480, 640); `remark` moves in the tissue, `body mark` stays in it
+            but for the probe; `logo` is always the same, the others differ beside the tissue.
+    """
+
+    image: np.ndarray
+    tissue: np.ndarray
+    texts: dict[str, np.ndarray]
+
+
+def screen(number: int, seed: int = 0) -> Screen:
+    """Draw one screen of a scanner; number and seed make patient, date and tissue."""
+    rng = np.random.default_rng([seed, 3, number])
+    echo = _tissue(180, 240, rng)
+    _add_lesion(echo, str(rng.choice(["benign", "malignant"])), (0, 1), False, rng)
+    image, tissue = np.zeros((480, 640), np.uint8), np.zeros((480, 640), bool)
+    place = np.s_[80:404, 100:532]
+    tissue[place] = True
+    image[place] = cv2.resize(_grey(_speckle(echo, rng)), (432, 324), interpolation=cv2.INTER_CUBIC)
+    image[80:404, 600:612] = np.linspace(255, 0, 324).astype(np.uint8)[:, None]  # the bar of greys
+    family, given = ("".join(rng.choice(list("AEIKLMNORSTU"), rng.integers(4, 12))) for _ in range(2))
+    day = "{:02}.{:02}.20{:02} {:02}:{:02}".format(*rng.integers((1, 1, 10, 7, 0), (29, 13, 26, 19, 60)))
+    at = (int(rng.integers(140, 360)), int(rng.integers(300, 390)))
+    words = {
+        "name": [(f"{family}, {given}", (16, 28), 0.6)],
+        "date": [(day, (440, 28), 0.5), (f"ID {rng.integers(10**5, 10**8)}", (16, 54), 0.45)],
+        "settings": [
+            (f"Gn {rng.integers(30, 70)}", (12, 200), 0.45),
+            (f"D {rng.uniform(3, 6):.1f} cm", (12, 224), 0.45),
+        ],
+        "logo": [("PHANTOM", (540, 464), 0.7)],
+        "remark": [(f"{rng.choice(['RT', 'LT'])} {rng.integers(1, 13)}H", at, 0.5)],
+    }
+    texts = {}
+    for kind, lines in words.items():
+        layer = np.zeros_like(image)
+        for text, origin, size in lines:
+            cv2.putText(layer, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, 230, 1, cv2.LINE_AA)
+        if kind == "logo":
+            cv2.circle(layer, (60, 444), 18, 230, -1)
+        image, texts[kind] = np.maximum(image, layer), layer > CHANGED_BY_TEXT
+    sign = texts["body mark"] = np.zeros_like(tissue)
+    sign[340:404, 462:532] = True
+    image[sign] = 130
+    cv2.circle(image, (497, 376), 22, 90, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    cv2.circle(image, (497 + round(14 * np.cos(angle)), 376 + round(14 * np.sin(angle))), 5, 230, -1)  # the probe
+    return Screen(image, tissue & ~sign, texts)
