@@ -19,7 +19,9 @@ export class Loop {
     this.reader = sessionStorage.getItem("reader") ?? localStorage.getItem("reader") ?? "";
     this.order = localStorage.getItem("order") ?? "first";
     this.blind = localStorage.getItem("blind") !== "no";
-    this.window = random();
+    const [visit] = performance.getEntriesByType("navigation"); // a page that is loaded again is the same window
+    this.window = (visit?.type === "reload" && sessionStorage.getItem("window")) || random();
+    sessionStorage.setItem("window", this.window);
     this.outbox = new Outbox(render, (answer, entry) => this.saved(answer, entry), (entry, error) => this.refused(entry, error));
     this.forget();
     for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"])
@@ -30,7 +32,7 @@ export class Loop {
   // What belongs to one reader.
   forget() {
     Object.assign(this, { reading: null, past: [], later: [], skipped: [], toSettle: [], ahead: null });
-    Object.assign(this, { progress: { labelled: 0, of: 0 }, waiting: "", ended: false, unsent: new Set() });
+    Object.assign(this, { progress: { labelled: 0, of: 0 }, elsewhere: null, waiting: "", ended: false, unsent: new Set() });
   }
 
   get mayAdjudicate() {
@@ -40,7 +42,7 @@ export class Loop {
 
   async start(config) {
     this.config = config;
-    this.outbox.resume(config.folder);
+    this.outbox.resume(config.folder, config.reader);
     if (!(this.order in config.orders)) this.order = "first";
     if (config.reader) this.reader = config.reader;
   }
