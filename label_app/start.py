@@ -98,8 +98,6 @@ def start(
         "LABEL_APP_HOSTS": names if host == "0.0.0.0" else ",".join(filter(None, (host, names))),
         "LABEL_APP_TOKEN": token,
         "LABEL_APP_READERS": json.dumps(tokens),
-        # MONAI Label tells it at the start; without, that anybody may ask, which lib/server.py does not allow.
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([address]),
         # Calls of the server's own processes to itself must not leave by a proxy.
         "no_proxy": ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOCAL))),
         # The app has its own ways, which do not lose what another process wrote and do not keep the processor busy.
