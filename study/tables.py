@@ -233,6 +233,16 @@ def simulated_annotation() -> str:
     return markdown(frame)
 
 
+def simulated_readers() -> str:
+    """What becomes of the labels of readers with known errors."""
+    found = pandas.read_csv(RESULTS / "simulated_readers.csv")  # of no weights
+    titles = {"class_right": "class right", "no_class": "no class leads", "differing": "readers differ"}
+    columns = {title: [number("_rate", value) for value in found[name]] for name, title in titles.items()}
+    frame = pandas.DataFrame({"label": found.label, "of": found.readers, **columns})
+    frame.insert(2, "mean Dice", found.dice.map("{:.3f}".format))
+    return markdown(frame)
+
+
 def limits() -> str:
     """What inference reads from the released weights' calibration."""
     found = json.loads((ROOT / "bundle/models/calibration.json").read_text(encoding="utf-8"))
@@ -260,6 +270,7 @@ TABLES = {
             levers,
             exports,
             simulated_annotation,
+            simulated_readers,
             limits,
         )
     },

@@ -552,6 +552,25 @@ class TestLater:
 
 
 @pytest.mark.slow
+def test_how_far_a_training_is_outlives_a_flood_of_other_lines(label_venv, small_bundle, tmp_path):
+    code = (
+        "import logging; from monailabel.utils.async_tasks.utils import background_processes\n"
+        "from lib.progress import PROGRESS\n"
+        "log = logging.getLogger('task_train'); log.setLevel(logging.INFO)\n"
+        "background_processes['train'] = {'first': None}\n"
+        "for line in ['Epoch: 3/4, loss 0.5', *['a warning'] * 50, 'Epoch: 1/4']: log.info(line)\n"
+        "for line in ['[ERROR] (main:9) - the training failed: ValueError: why', *['bye'] * 30]: log.info(line)\n"
+        "background_processes['train'] = {'second': None}\n"
+        "log.info('begins')\n"
+        "print([(PROGRESS.done(task), PROGRESS.failed(task)) for task in ('first', 'second')])\n"
+    )
+    env = environment(label_venv, PYTHONPATH=os.pathsep.join(map(str, (APP, small_bundle, SHIM))))
+    command = [label_venv / "bin" / "python", "-c", code]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.stdout == "[(0.75, 'ValueError: why'), (0.0, '')]\n", done.stderr
+
+
+@pytest.mark.slow
 def test_a_set_without_a_class_called_normal_may_have_images_without_a_lesion(label_venv, small_bundle, tmp_path):
     code = (
         "import numpy as np; from lib.labels import check_class\n"

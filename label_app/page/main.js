@@ -378,6 +378,18 @@ async function bringBack(time) {
   $("#view").focus();
 }
 
+// The page cannot begin without; a server that starts anew is waited for.
+async function configured() {
+  for (;;)
+    try {
+      return await api.config();
+    } catch (error) {
+      if (error.status && error.status < 500) throw error;
+      loop.wait(`${error.message}; asking again …`);
+      await new Promise((done) => setTimeout(done, 3000));
+    }
+}
+
 theme();
 setDisplay(stored(localStorage, "display", ({ window, level }) => window > 0 && Number.isFinite(level)) ?? PRESETS.full);
 setOpacity(Number(localStorage.getItem("opacity") ?? 0));
@@ -387,7 +399,7 @@ loop.shown = settleRows;
 controls();
 render();
 try {
-  await loop.start(await api.config());
+  await loop.start(await configured());
   classButtons();
   settings();
   leaveLists();

@@ -26,7 +26,7 @@ export class Panels {
     for (const button of document.querySelectorAll(".export")) button.addEventListener("click", () => this.export());
     $("#files").addEventListener("change", (event) => this.upload([...event.target.files]));
     $("#train").addEventListener("click", () => this.train(() => api.train()));
-    $("#summarize").addEventListener("click", () => this.summarize().catch((error) => this.tell(error.message)));
+    $("#summarize").addEventListener("click", () => this.summarize().catch((error) => $("#summary").replaceChildren(element("li", error.message))));
     $("#stop").addEventListener("click", () => this.train(() => api.stopTraining()));
     addEventListener("dragover", (event) => {
       event.preventDefault();
