@@ -121,7 +121,7 @@ def states(page, url, look, take) -> None:
         ("10_ended", NOTHING_LEFT | {"labelled": 14, "of": 14}),
         ("11_empty_folder", NOTHING_LEFT | {"labelled": 0, "of": 0}),
     ):
-        page.evaluate("sessionStorage.clear()")
+        page.evaluate("addEventListener('pagehide', () => sessionStorage.clear())")  # it goes on where it was, else
         answered(page, "next", next_image)
         page.goto(url)
         page.wait_for_function("() => waiting.textContent || !ended.hidden")

@@ -376,34 +376,30 @@ def settle(image: str, reader: Adjudicator, params: str = Form("{}"), mask: Uplo
     return {"source": info["source"]}
 
 
-def doubts(info: dict) -> set[str]:
-    """What somebody else should look at in a label that has this info."""
+def said_by(tag: str, image: str, kept: Kept) -> dict:
+    """Who gave a label, when, and what in it somebody should look at again."""
     named = {"flag": "flagged", "class_unsure": "unsure", "comment": "comment"}
-    return {word for mark, word in named.items() if info.get(mark)} | ({says(info)} & {UNKNOWN, NOT_READABLE})
+    doubts = [word for mark, word in named.items() if kept.info.get(mark)]
+    doubts += [said for said in (UNKNOWN, NOT_READABLE) if says(kept.info) == said]
+    return {"reader": readers.name_of(tag, {image: kept}), "time": kept.info.get("ts"), "doubts": doubts}
 
 
 @router.get("/images")
 @one_at_a_time
 def images(reader: Reader) -> list[dict]:
-    """A reader's images in her order, with what she said, when, and ``doubts``; an adjudicator sees those of all."""
+    """A reader's images in her order, with what she said, when, and her ``doubts``; an adjudicator sees those of all."""
     app = app_instance()
     store, scores = app.datastore(), app.disagreement.scores()
     shown = app.study.role(reader) == study.ADJUDICATOR
     tags = [tag for tag in store.tags() if tag.startswith(readers.PREFIX)] if shown else [readers.tag(reader)]
     given = {tag: store.labels(tag) for tag in tags}
     own = given.get(readers.tag(reader), {})
-    infos = {name: [labels[name].info for labels in given.values() if name in labels] for name in store.list_images()}
     return [
         {
             "image": name,
             "state": says(own[name].info) if name in own else "open",
             "labelled": name in own,
-            "doubts": sorted(set().union(*map(doubts, infos[name]))),
-            "by": [
-                {"reader": readers.name_of(tag, {name: labels[name]}), "time": labels[name].info.get("ts")}
-                for tag, labels in given.items()
-                if name in labels
-            ],
+            "by": [said_by(tag, name, labels[name]) for tag, labels in given.items() if name in labels],
             "disagree": scores.get(name, 0) > 1,
         }
         for name in app.study.assigned(reader, store.list_images())

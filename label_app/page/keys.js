@@ -96,7 +96,7 @@ export function listen(list, { loop, page, pointer }) {
   });
 }
 
-const SIGNS = { "Ctrl+z": "Ctrl+Z", "Ctrl+y": "Ctrl+Y", " ": "Space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", "Ctrl+Shift+z": "Ctrl+Shift+Z" };
+const SIGNS = { Delete: "Del", "Ctrl+z": "Ctrl+Z", "Ctrl+y": "Ctrl+Y", " ": "Space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", "Ctrl+Shift+z": "Ctrl+Shift+Z" };
 
 // The list of keys, as rows of a table.
 export function help(list, table) {

@@ -70,14 +70,17 @@ export class Panels {
   card(entry, title) {
     const button = element("button", "", { type: "button", class: "card", "data-name": title });
     const image = element("img", "", { src: api.thumbnail(entry.image), alt: "", loading: "lazy" });
-    button.append(image, element("b", title), element("span", [...new Set([entry.state, ...entry.doubts])].join(", ")));
+    const own = entry.by.find(({ reader }) => reader === this.loop.reader)?.doubts ?? [];
+    button.append(image, element("b", title), element("span", [...new Set([entry.state, ...own])].join(", ")));
     if (entry.by.length) {
       const names = entry.by.map(({ reader, time }) => `${reader} ${when(time)}`).join("; ");
       button.append(element("small", entry.by.length > 1 ? `${entry.by.length} readers` : names, { title: names }));
     }
+    for (const { reader, doubts } of entry.by)
+      if (doubts.length && reader !== this.loop.reader) button.append(element("small", `${reader}: ${doubts.join(", ")}`));
     if (entry.disagree) button.append(element("small", "outline and class disagree"));
     button.dataset.state = entry.labelled ? "labelled" : "open";
-    button.dataset.doubtful = entry.doubts.length > 0;
+    button.dataset.doubtful = entry.by.some(({ doubts }) => doubts.length);
     button.dataset.disagree = entry.disagree;
     button.addEventListener("click", () => {
       $("#images").close();
