@@ -40,6 +40,10 @@ export class Loop {
     return !Object.keys(readers).length || readers[this.reader] === "adjudicator";
   }
 
+  get namesHidden() {
+    return this.config.hide_names && !this.mayAdjudicate;
+  }
+
   async start(config) {
     this.config = config;
     this.outbox.resume(config.folder, config.reader);
@@ -119,7 +123,8 @@ export class Loop {
         this.skipped = [];
         return this.next();
       } else this.finish();
-      if (next.left_out?.length) this.say(`Passed by: ${next.left_out.join("; ")}`, true);
+      const left = next.left_out ?? [];
+      if (left.length) this.say(`Passed by: ${this.namesHidden ? `${left.length}, not readable` : left.join("; ")}`, true);
     } catch (error) {
       this.ahead = null;
       if (turn === this.turn) this.retry(error, () => this.next());
@@ -422,7 +427,7 @@ export class Loop {
   // The server never takes a label: the draft of its image keeps it.
   refused({ image }, error) {
     this.unsent.add(image);
-    const name = this.config.hide_names ? "An image" : image;
+    const name = this.namesHidden ? "An image" : image;
     this.say(`${name} is not saved: ${error.message}. Your work is a draft of it; open it under Images.`, true);
   }
 }

@@ -140,8 +140,8 @@ function render() {
   $("#who").hidden = !loop.reader;
   $("#who").disabled = Boolean(config.reader);
   $("#saving").textContent = saving(loop);
-  const shownName = config.hide_names && !loop.mayAdjudicate ? "" : reading?.image;
-  $("#name").textContent = ready ? shownName || `image ${progress.labelled + 1}` : "";
+  const shownName = loop.namesHidden ? `image ${progress.labelled + 1}` : reading?.image;
+  $("#name").textContent = ready ? shownName : "";
   $("#name").dataset.image = reading?.image ?? "";
   $("#waiting").textContent = waiting;
   $("#ended").hidden = !ended;

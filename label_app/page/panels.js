@@ -60,10 +60,10 @@ export class Panels {
   }
 
   async images() {
-    const { reader } = this.loop, list = await api.images(reader), hidden = this.loop.config.hide_names && !this.loop.mayAdjudicate;
+    const { reader, namesHidden } = this.loop, list = await api.images(reader);
     if (reader !== this.loop.reader) return;
     $("#images-message").textContent = list.length ? "" : "No images in this folder yet. Drop some onto the page.";
-    $("#gallery").replaceChildren(...list.map((entry, i) => this.card(entry, hidden ? `image ${i + 1}` : entry.image)));
+    $("#gallery").replaceChildren(...list.map((entry, i) => this.card(entry, namesHidden ? `image ${i + 1}` : entry.image)));
     this.filter();
   }
 
