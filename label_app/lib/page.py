@@ -387,7 +387,7 @@ def said_by(tag: str, image: str, kept: Kept) -> dict:
 @router.get("/images")
 @one_at_a_time
 def images(reader: Reader) -> list[dict]:
-    """A reader's images in her order, with what she said, when, and her ``doubts``; an adjudicator sees those of all."""
+    """A reader's images in her order, with what she said, when, and ``doubts``; an adjudicator sees what all said."""
     app = app_instance()
     store, scores = app.datastore(), app.disagreement.scores()
     shown = app.study.role(reader) == study.ADJUDICATOR

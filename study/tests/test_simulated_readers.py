@@ -11,8 +11,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_majority_and_staple_mend_a_reader_who_misses_lesions(label_venv, prepared, tmp_path):
-    command = [label_venv / "bin/python", "study/simulated_readers.py", "--dataset_dir", prepared, "--split", "training"]
-    command += ["--output", tmp_path / "readers.csv"]
+    command = [label_venv / "bin/python", "study/simulated_readers.py", "--dataset_dir", prepared]
+    command += ["--split", "training", "--output", tmp_path / "readers.csv"]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {(row["readers"], row["label"]): row for row in read_csv(tmp_path / "readers.csv")}
