@@ -153,7 +153,8 @@ export class Panels {
     $("#train").disabled = runs || problem !== "";
     $("#stop").disabled = !runs;
     $("#epochs").value = runs ? done : 0;
-    const all = done < 1 ? `${Math.round(100 * done)} %` : "done, compared with the model in use …";
+    $("#epochs").hidden = !runs;
+    const percent = done && `${Math.round(100 * done)} %`, all = done < 1 ? percent || "begins …" : "compared with the model in use …";
     if (problem) $("#outcome").textContent = `${problem}; asking again …`;
     else if (runs) $("#outcome").textContent = `Training since ${started}: ${all}`;
     else if (status === "ERROR") $("#outcome").textContent = `The training failed: ${failed}`;
