@@ -154,9 +154,9 @@ export class Panels {
     $("#stop").disabled = !runs;
     $("#epochs").value = runs ? done : 0;
     $("#epochs").hidden = !runs;
-    const percent = done && `${Math.round(100 * done)} %`, all = done < 1 ? percent || "begins …" : "compared with the model in use …";
+    const far = !done ? "begins …" : done < 1 ? `${Math.round(100 * done)} %` : "compared with the model in use …";
     if (problem) $("#outcome").textContent = `${problem}; asking again …`;
-    else if (runs) $("#outcome").textContent = `Training since ${started}: ${all}`;
+    else if (runs) $("#outcome").textContent = `Training since ${started}: ${far}`;
     else if (status === "ERROR") $("#outcome").textContent = `The training failed: ${failed}`;
     else if (status === "STOPPED") $("#outcome").textContent = "The training was stopped; the model in use is the same.";
     else $("#outcome").textContent = last ? last.outcome : "No training yet; the released weights are in use.";
