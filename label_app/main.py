@@ -30,6 +30,7 @@ from lib.infer import ImageInfer
 from lib.models import Models
 from lib.names import check_suggestion_tag
 from lib.problems import problems
+from lib.progress import FAILED
 from lib.study import read_study
 from lib.train import ImageTrain, TrainingOptions
 
@@ -209,7 +210,7 @@ class App(MONAILabelApp):
                 raise
             cause = first_cause(error)
             logger.error("traceback", exc_info=error)
-            logger.error(f"the training failed: {type(cause).__name__}: {cause}")
+            logger.error(f"{FAILED}{type(cause).__name__}: {cause}")
             sys.exit(1)  # a second traceback would hide the cause
         finally:
             time.sleep(1)  # the server reads this process's lines one by one, until it ends

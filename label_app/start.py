@@ -10,6 +10,7 @@ none` asks for none) and the name under which they reach it (--names). Of the im
 their roles and images are in DIR/study.json (docs/annotate.md). Research software, not a medical device.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -46,7 +47,7 @@ def start(
 
     Args:
         studies: folder of images.
-        port: where the server listens.
+        port: where the server listens; 0: any that is free.
         bundle: folder of the bundle.
         host: address to listen on.
         names: further host names under which clients may reach the server, separated by commas.
@@ -62,8 +63,8 @@ def start(
         raise ValueError(
             "MONAI Label is missing; docs/annotate.md tells how to install it in an environment of its own"
         )
-    if not 0 < port < 65536:
-        raise ValueError(f"--port is {port}; use a number from 1 to 65535")
+    if not 0 <= port < 65536:
+        raise ValueError(f"--port is {port}; use a number from 1 to 65535, or 0 for any that is free")
     for name, fraction in (("without_suggestion", without_suggestion), ("repeated", repeated)):
         if not 0 <= fraction <= 1:
             raise ValueError(f"--{name} is {fraction}; use a number from 0 to 1")
@@ -88,7 +89,8 @@ def start(
         lock.append(FileLock(folder / ".server.lock").acquire(blocking=False))
     except Timeout:
         raise ValueError(f"{folder}: another server works on this folder; use that one, or end it first") from None
-    check_address(host, port)
+    listening = take_address(host, port)
+    port = listening.getsockname()[1]
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     variables = {
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -110,7 +112,7 @@ def start(
     command = ["start_server", "--app", str(APP), "--studies", str(folder), "--conf", "bundle", str(bundle)]
     command += ["--conf", "without_suggestion", str(without_suggestion), "--conf", "repeated", str(repeated)]
     command += ["--uvicorn_app", "lib.server:app", "--log_level", "warning", "--host", host, "--port", str(port)]
-    serve(command, variables)
+    serve(command, variables, listening)
 
 
 def new_token() -> str:
@@ -140,20 +142,25 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def check_address(host: str, port: int) -> None:
-    """Refuse an address that is taken or not of this machine, before the server has loaded everything.
+def take_address(host: str, port: int) -> socket.socket:
+    """Listen before the server has loaded everything: nobody else takes the port meanwhile, and browsers wait.
 
     Raises:
-        ValueError: nothing can listen there.
+        ValueError: the address is taken, or not of this machine.
     """
     try:
-        socket.create_server((host, port)).close()
+        return socket.create_server((host, port))
     except OSError as error:
         raise ValueError(f"--host {host} --port {port}: {error.strerror or error}; use another port") from None
 
 
-def serve(command: list[str], variables: dict[str, str]) -> None:
+def serve(command: list[str], variables: dict[str, str], listening: socket.socket) -> None:
     """Become MONAI Label's server, until it is ended.
+
+    Args:
+        command: of MONAI Label.
+        variables: of the environment.
+        listening: where clients connect.
 
     Raises:
         ValueError: MONAI Label is missing.
@@ -162,12 +169,14 @@ def serve(command: list[str], variables: dict[str, str]) -> None:
     sys.path[:0] = variables["PYTHONPATH"].split(os.pathsep)
     sys.argv = ["monailabel", *command]
     try:
+        import uvicorn
         from monailabel.main import Main
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{error.name} is missing; docs/annotate.md installs it, in an environment of its own"
         ) from None
 
+    uvicorn.Server.run = functools.partialmethod(uvicorn.Server.run, sockets=[listening])
     Main(loglevel=logging.WARNING).run()
 
 

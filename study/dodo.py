@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -352,6 +353,20 @@ def exports() -> None:
         _copy(folder / "exports.json", RESULTS / "exports" / f"{network}.json")
 
 
+def in_label_environment(*command: object) -> None:
+    """Run a script in the environment of the annotation page.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the script failed, as it has said itself.
+    """
+    python = STUDY.parent / ".venv-label/bin/python"
+    if not python.is_file():
+        raise FileNotFoundError(f"{python}: missing; make label_environment")
+    if subprocess.run([python, *map(str, command)], cwd=STUDY.parent).returncode:
+        raise ValueError(f"{command[0]} failed")
+
+
 def evaluations_of(*names: str) -> list[str]:
     """The files of evaluations."""
     return [f"results/evaluations/{name}/{file}" for name in names for file in ("images.csv", "metrics.json")]
@@ -447,6 +462,11 @@ def measurement_steps() -> Iterator[dict]:
     about, makes = "tools of the annotation page; 5 min", ["results/simulated_annotation.csv"]
     action = call("study.simulated_annotation.simulate_annotation", clean, weights(), STUDY / makes[0])
     yield step("simulated_annotation", about, action, makes, made_from, needs)
+    about, makes = "readers with known errors, settled; 1 min", ["results/simulated_readers.csv"]
+    options = ["--dataset_dir", clean, "--output", STUDY / makes[0]]
+    action = partial(in_label_environment, "study/simulated_readers.py", *options)
+    made_of = ["simulated_readers.py", "../label_app/lib/consensus.py", "results/splits/clean_datalist.json"]
+    yield step("simulated_readers", about, action, makes, made_of, needs)
     about, makes = "encodings of DICOM against dcmtk; 1 min", ["results/dicom_encodings.csv"]
     action, reader = call("study.hospital.measure_encodings", STUDY / makes[0]), "../bundle/breast_ultrasound/dicom.py"
     yield step("dicom_encodings", about, action, makes, [reader, "../scripts/tools/dicom_files.py"])

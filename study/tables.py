@@ -269,6 +269,32 @@ def simulated_annotation() -> str:
     columns = {title: [number("_rate", value) for value in found[name]] for name, title in titles.items()}
     frame = pandas.DataFrame({"tool": found.tool, **columns})
     frame.insert(2, "mean Dice", found.dice.map("{:.3f}".format))
+    frame["seconds, modelled"] = [f"{modelled_seconds(tool):.1f}" for tool in found.tool]
+    return markdown(frame)
+
+
+def modelled_seconds(tool: str) -> float:
+    """Seconds that an image takes with a tool of the annotation page, the class and Enter included, by the
+    keystroke-level model (Card, Moran and Newell, Communications of the ACM 23, 1980)."""
+    think, key, point, answer = 1.35, 0.28, 1.1, 0.3  # a button of the mouse is a key; the server answers within 0.3 s
+    seconds = 2 * (think + key)
+    if "click" in tool:
+        clicks = int(tool.split()[0])
+        seconds += key + clicks * (think + point + key + answer)
+    elif tool.startswith("box"):
+        seconds += think + key + 2 * (point + key) + answer
+    elif tool.startswith("ellipse"):  # in place of the suggestion, which is cleared
+        seconds += think + 2 * key + 2 * (point + key)
+    return seconds + (think + 4 * key if "slider" in tool else 0)
+
+
+def simulated_readers() -> str:
+    """What becomes of the labels of readers with known errors."""
+    found = pandas.read_csv(RESULTS / "simulated_readers.csv")  # of no weights
+    titles = {"class_right": "class right", "no_class": "no class leads", "differing": "readers differ"}
+    columns = {title: [number("_rate", value) for value in found[name]] for name, title in titles.items()}
+    frame = pandas.DataFrame({"label": found.label, "of": found.readers, **columns})
+    frame.insert(2, "mean Dice", found.dice.map("{:.3f}".format))
     return markdown(frame)
 
 
@@ -300,6 +326,7 @@ TABLES = {
             levers,
             exports,
             simulated_annotation,
+            simulated_readers,
             limits,
         )
     },

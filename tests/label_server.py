@@ -189,10 +189,10 @@ def png_bytes(mask):
 
 
 @contextlib.contextmanager
-def serve(command, log, **options):
-    """Start a server with a command that lacks its port, and yield it when it answers."""
-    port = free_port()
+def serve(command, log, port=0, **options):
+    """Start a server with a command that lacks its port, and yield it when it answers; 0: it takes one and tells it."""
     host = command[command.index("--host") + 1] if "--host" in command else "127.0.0.1"
+    told = Path(log).stat().st_size if Path(log).is_file() else 0
     with open(log, "ab") as output:
         process = subprocess.Popen(
             [*map(str, command), "--port", str(port)],
@@ -202,15 +202,20 @@ def serve(command, log, **options):
             **options,
         )
     server = Server(f"http://{host}:{port}", log, process)
+    opened = re.compile(rb"Open http://\S+:(\d+)/annotate/")
     if "--token" in command:
         server.headers["Authorization"] = f"Bearer {command[command.index('--token') + 1]}"
     try:
         end = time.time() + START_S
         while True:
             assert process.poll() is None and time.time() < end, Path(log).read_text()[-3000:]
-            with contextlib.suppress(requests.ConnectionError):
-                server.request("GET", "/info/")
-                break
+            if not port and (found := opened.search(Path(log).read_bytes()[told:])):
+                port = int(found[1])
+                server.url = f"http://{host}:{port}"
+            if port:
+                with contextlib.suppress(requests.ConnectionError):
+                    server.request("GET", "/info/")
+                    break
             time.sleep(0.3)
         yield server
     finally:
@@ -239,4 +244,4 @@ def serve_stock(venv, apps, studies, bundle, log, **variables):
         shutil.copytree(bundle, apps / "monaibundle" / "model" / "breast_ultrasound")
     command = ["monailabel", "start_server", "--app", apps / "monaibundle", "--studies", studies]
     command += ["--conf", "models", "breast_ultrasound", "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
-    return serve([*command, "--host", "127.0.0.1"], log, env=env, cwd=ROOT)
+    return serve([*command, "--host", "127.0.0.1"], log, free_port(), env=env, cwd=ROOT)

@@ -13,6 +13,7 @@ import time
 import zipfile
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import numpy as np
 import pytest
@@ -130,6 +131,14 @@ def submitted(server, page, reader, name, tag="reader_"):
 def saved(page):
     """Wait until the server has all that was submitted."""
     page.wait_for_function("() => document.querySelector('#saving').textContent === ''")
+
+
+def wait_until(true, seconds=60):
+    """Wait until a condition is true."""
+    end = time.time() + seconds
+    while not true():
+        assert time.time() < end
+        time.sleep(0.1)
 
 
 def dice(first, second):
@@ -633,7 +642,7 @@ class TestStudy:
             )
             late[0].fulfill(response=before)
             page.route("**/api/training", lambda route: route.abort(), times=1)
-            told(page, "the server does not answer", "#outcome")
+            told(page, "the server does not answer; asking again", "#outcome")
             page.wait_for_function("() => document.querySelector('#epochs').value > 0", timeout=180_000)
             assert page.evaluate("enabled") == 0
             page.wait_for_selector("#train:enabled", timeout=180_000)
@@ -716,6 +725,30 @@ class TestNothingIsSaidThatIsNotSo:
             first.locator("#versions").select_option(index=1)
             told(first, "earlier label is back")
             assert submitted(server, first, "twice", name)[1]["class"] == CLASS_NAMES[1]
+
+    def test_a_label_waits_for_a_log_in_and_holds_up_no_other(self, browser, server):
+        with opened(browser, server, "queue", faults=["401", "507"]) as page:
+            name = ready(page)
+            page.route("**/api/label*", lambda route: route.fulfill(status=401, body="{}"), times=1)
+            page.keyboard.press("n")
+            with page.expect_navigation():  # to where one logs in; here nobody has to
+                page.keyboard.press("Enter")
+            second = ready(page, name)
+            saved(page)
+            stuck = f"**/api/label*image={quote_plus(second)}*"
+            page.route(stuck, lambda route: route.fulfill(status=507, body='{"detail": "no space"}'))
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+            page.wait_for_function("() => document.querySelector('#saving').textContent.includes('no space')")
+            third = ready(page, second)
+            page.keyboard.press("n")
+            page.keyboard.press("Enter")
+            folder = server.studies / "labels" / "reader_queue"
+            wait_until(lambda: (folder / f"{third}.png").is_file())
+            assert sorted(file.stem for file in folder.glob("*.png")) == sorted([name, third])
+            page.unroute(stuck)
+            saved(page)
+            assert (folder / f"{second}.png").is_file()
 
     def test_an_unknown_class_keeps_the_outline_and_trains_it(self, browser, server):
         with opened(browser, server, "unknown") as page:
@@ -871,6 +904,10 @@ class TestHands:
             page.keyboard.press("Delete")
             page.evaluate(press, ["Z", "KeyZ", {"ctrlKey": True}])  # Caps Lock
             assert page.locator("#redo").is_enabled()
+            for key, code, tool in (("у", "KeyE", "eraser"), ("q", "KeyA", "eraser"), ("ل", "KeyG", "eraser")):
+                page.evaluate(press, [key, code, {}])  # Cyrillic; a Latin letter counts as itself; Arabic
+                assert page.locator(f"[data-tool={tool}][aria-pressed=true]").count() == 1
+            assert page.locator("#agreement").is_hidden() and page.locator("#images").is_visible()
 
     def test_the_view_stays_where_it_is(self, browser, server):
         place = "() => JSON.parse(JSON.stringify(window.getComputedStyle(document.querySelector('#view')).width))"

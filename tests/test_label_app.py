@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 import zipfile
@@ -551,6 +552,25 @@ class TestLater:
 
 
 @pytest.mark.slow
+def test_how_far_a_training_is_outlives_a_flood_of_other_lines(label_venv, small_bundle, tmp_path):
+    code = (
+        "import logging; from monailabel.utils.async_tasks.utils import background_processes\n"
+        "from lib.progress import PROGRESS\n"
+        "log = logging.getLogger('task_train'); log.setLevel(logging.INFO)\n"
+        "background_processes['train'] = {'first': None}\n"
+        "for line in ['Epoch: 3/4, loss 0.5', *['a warning'] * 50, 'Epoch: 1/4']: log.info(line)\n"
+        "for line in ['[ERROR] (main:9) - the training failed: ValueError: why', *['bye'] * 30]: log.info(line)\n"
+        "background_processes['train'] = {'second': None}\n"
+        "log.info('begins')\n"
+        "print([(PROGRESS.done(task), PROGRESS.failed(task)) for task in ('first', 'second')])\n"
+    )
+    env = environment(label_venv, PYTHONPATH=os.pathsep.join(map(str, (APP, small_bundle, SHIM))))
+    command = [label_venv / "bin" / "python", "-c", code]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.stdout == "[(0.75, 'ValueError: why'), (0.0, '')]\n", done.stderr
+
+
+@pytest.mark.slow
 def test_a_set_without_a_class_called_normal_may_have_images_without_a_lesion(label_venv, small_bundle, tmp_path):
     code = (
         "import numpy as np; from lib.labels import check_class\n"
@@ -574,12 +594,32 @@ def test_a_set_without_a_class_called_normal_may_have_images_without_a_lesion(la
         (["--studies", ".", "--bundle", "docs"], "model.pt: missing; train the bundle first"),
         (["--studies", ".", "--port", "http"], "--port http: should be a valid integer"),
         (["--study", "."], "unknown option --study; did you mean --studies?"),
+        (["--studies", ".", "--port", "65536"], "--port is 65536; use a number from 1 to 65535, or 0"),
     ],
 )
 def test_a_wrong_start_ends_with_one_line(label_venv, options, message):
     command = [label_venv / "bin" / "python", APP / "start.py", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(label_venv))
     assert done.returncode != 0 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_port_is_taken_before_all_is_loaded_and_one_that_is_taken_is_told(label_venv, small_bundle, tmp_path):
+    command = [label_venv / "bin" / "python", APP / "start.py", "--studies", tmp_path, "--bundle", small_bundle]
+    options = {"cwd": ROOT, "env": environment(label_venv), "text": True}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = subprocess.run([*map(str, command), "--port", str(port)], capture_output=True, **options)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == f"start: --host 127.0.0.1 --port {port}: Address already in use; use another port\n"
+    starting = subprocess.Popen([*map(str, command), "--port", str(port)], stdout=subprocess.PIPE, **options)
+    try:
+        assert starting.stdout.readline().endswith("Starting ...\n")
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+    finally:
+        starting.kill()
+        starting.communicate()
 
 
 @pytest.mark.parametrize(
@@ -597,11 +637,13 @@ def test_the_start_allows_its_own_address_and_keeps_calls_to_itself_from_proxies
     start = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(start)
     passed = {}
-    monkeypatch.setattr(start, "check_address", lambda host, port: None)
+    listening = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(start, "take_address", lambda host, port: listening)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)  # MONAI Label is in another environment
-    monkeypatch.setattr(start, "serve", lambda command, variables: passed.update(variables))
+    monkeypatch.setattr(start, "serve", lambda command, variables, listening: passed.update(variables))
     monkeypatch.setenv("no_proxy", "intranet")
     start.start(tmp_path, 8000, small_bundle, host, names)
+    listening.close()
     assert passed["LABEL_APP_HOSTS"] == allowed
     assert passed["no_proxy"] == "intranet,127.0.0.1,localhost"
 

@@ -194,6 +194,8 @@ def test_images_are_parted_among_readers_but_for_those_that_all_read():
     assert len(set(first) & set(second)) == 10 and set(first) | set(second) == set(IMAGES)
     assert len(first) == len(second) == 30 and first == sorted(first)
     assert study.assigned("c", IMAGES) == IMAGES == Study().assigned("a", IMAGES)
+    hidden = study.model_copy(update={"hide_names": True}).assigned("a", IMAGES)
+    assert set(hidden) == set(first) and hidden != first  # their order tells as much as their names
 
 
 def test_any_name_is_a_folders_name():
@@ -232,9 +234,11 @@ def test_fleiss_kappa_is_that_of_the_worked_example():
     table = "0 0 0 0 14/0 2 6 4 2/0 0 3 5 6/0 3 9 2 0/2 2 8 1 1/7 7 0 0 0/3 2 6 3 0/2 5 3 2 2/6 5 2 1 0/0 2 2 3 7"
     counts = [list(map(int, row.split())) for row in table.split("/")]
     said = [[name for name, count in zip("abcde", row) for _ in range(count)] for row in counts]
-    assert fleiss_kappa(said) == pytest.approx(0.210, abs=5e-4)
-    assert fleiss_kappa([["a", "a"], ["a", "a"]]) is None is fleiss_kappa([])
-    assert fleiss_kappa([["a", "a"], ["b", "b"]]) == 1
+    found = fleiss_kappa(said)
+    assert found["mean"] == pytest.approx(0.210, abs=5e-4) and found["n"] == 10
+    assert 0 < found["low"] < found["mean"] < found["high"] < 0.5
+    assert fleiss_kappa([["a", "a"], ["a", "a"]])["mean"] is None is fleiss_kappa([])["mean"]
+    assert fleiss_kappa([["a", "a"], ["b", "b"]]) == {"n": 2, "mean": 1, "low": None, "high": None}
 
 
 def test_hd95_is_monais():
@@ -257,7 +261,7 @@ def test_a_summary_counts_first_answers_and_pairs_times_by_image(tmp_path):
     lines = [f"{reader},{image},0,{revision},{way},{s}" for reader, image, way, revision, s in rows]
     (tmp_path / "annotation_log.csv").write_text("\n".join(["reader,image,again,revision,suggestion,seconds", *lines]))
     found = summary({tag: store.labels(tag) for tag in store.tags()}, tmp_path)
-    assert found["dice"] == {"n": 4, "mean": 1.0, "low": None, "high": None} and found["kappa"] == 1
+    assert found["dice"] == {"n": 4, "mean": 1.0, "low": None, "high": None} and found["kappa"]["mean"] == 1
     assert found["seconds"]["shown"]["mean"] == 4.5 and found["seconds"]["withheld"]["n"] == 2
     assert found["saved"]["mean"] == 4 and found["saved"]["n"] == 2
     few = interval([1.0, 2.0, 4.0, 3.0])

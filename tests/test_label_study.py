@@ -87,7 +87,9 @@ def test_readers_get_their_images_with_and_without_suggestion(server):
     own = {}
     for reader in ("Anna", "Dr. Böhm"):
         own[reader] = [entry["image"] for entry in asked(server, reader, "GET", f"{API}/images").json()]
-        assert asked(server, reader, "POST", f"{API}/next", json={}).json()["of"] == len(own[reader]) == 7
+        following = asked(server, reader, "POST", f"{API}/next", json={}).json()
+        assert following["of"] == len(own[reader]) == 7
+        assert following["image"] == own[reader][0]  # names are hidden: in an order that tells nothing, here as there
     assert len(set(own["Anna"]) & set(own["Dr. Böhm"])) == 4  # 0.4 of ten
     assert set(own["Anna"]) | set(own["Dr. Böhm"]) == set(server.names)
     withheld = {}
@@ -149,7 +151,12 @@ def test_labels_that_differ_train_nothing_until_an_adjudicator_settles_them(serv
     assert {"image": name, "source": "adjudicator"} in asked(server, "Chief", "GET", f"{API}/agreement").json()[
         "differing"
     ]
-    label(server, "Anna", name, masks["Anna"], **{"class": "malignant"})  # changes nothing any more
+    label(server, "Anna", name, masks["Anna"], **{"class": "malignant"}, flag=True)  # changes nothing any more
+    seen = {"Anna": {"Anna": ["flagged"]}, "Dr. Böhm": {"Dr. Böhm": []}}
+    seen["Chief"] = seen["Anna"] | seen["Dr. Böhm"]
+    for reader, doubts in seen.items():
+        entries = {entry["image"]: entry["by"] for entry in asked(server, reader, "GET", f"{API}/images").json()}
+        assert name not in entries or {by["reader"]: by["doubts"] for by in entries[name]} == doubts, reader
     assert np.array_equal(np.asarray(Image.open(final)) > 0, rectangle(server, name, 12, 55))
     # Earlier versions are there to be brought back
     versions = asked(server, "Chief", "GET", f"{API}/outlines?image={name}").json()["versions"]

@@ -11,7 +11,6 @@ import time
 import numpy as np
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
 from breast_ultrasound.files import write_json
@@ -24,6 +23,7 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 32  # scores that are written together
 QUIET_S = 1.0  # without a request, before images are scored behind
 LOOK_S = 5.0  # between looks whether there is something to score
+FIRST = "The first image without label"
 
 
 def named_problem(name: str, error: Exception) -> str:
@@ -62,6 +62,15 @@ class SkipUnreadable(Strategy):
                 left_out[answer["id"]] = named_problem(answer["id"], error)
                 continue
             return ({"left_out": list(left_out.values())} if left_out else {}) | answer
+
+
+class First(Strategy):
+    """The first image without label; MONAI Label's own sorts by name, which a study may hide."""
+
+    def __call__(self, request: dict, datastore: ImageDatastore) -> dict | None:
+        """Return ``{"id": ...}``, or None where there is none."""
+        names = datastore.get_unlabeled_images()
+        return {"id": names[0]} if names else None
 
 
 class Scores(Strategy, ScoringMethod):
@@ -162,7 +171,7 @@ def strategies(uncertainty: Uncertainty, disagreement: Disagreement) -> dict[str
     return {
         "uncertainty": SkipUnreadable(uncertainty, uncertainty.description),
         "random": SkipUnreadable(Random(), "Any image without label"),
-        "first": SkipUnreadable(First(), "The first image without label, by name"),
+        "first": SkipUnreadable(First(FIRST), FIRST),
         "disagreement": SkipUnreadable(disagreement, disagreement.description),
     }
 

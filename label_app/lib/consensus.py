@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 SAME_LESION = 0.8  # Dice; two readers who draw less alike differ
+UNKNOWN, NOT_READABLE = "class unknown", "not readable"  # what a label says that has no class
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -33,7 +34,7 @@ def is_read(info: dict) -> bool:
 
 def says(info: dict) -> str:
     """The class that a label's info has, or what it has in its place."""
-    return info.get("class") or ("class unknown" if is_read(info) else "not readable")
+    return info.get("class") or (UNKNOWN if is_read(info) else NOT_READABLE)
 
 
 def majority(masks: list[np.ndarray]) -> np.ndarray:

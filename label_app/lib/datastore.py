@@ -23,7 +23,6 @@ from .errors import RequestError
 from .images import image_problem, image_size, read_grey
 from .labels import check_class, read_info, read_kept, read_mask, warnings, write_label
 from .names import SUGGESTIONS, check_image_id, check_suggestion_tag, check_tag, image_names, name_problem
-from .readers import AGAIN, PREFIX
 
 ONE_AT_A_TIME = threading.RLock()  # held by every call that uses a datastore; MONAI Label counts on it
 VERSIONS = "versions"  # folder of the labels that were replaced or removed, beside that of the labels
@@ -392,7 +391,7 @@ class ImageDatastore(LocalDatastore):
             if image_id not in entries:
                 raise RequestError(404, f"image {image_id!r} is unknown")
             labels = entries[image_id].labels
-            kept = [tag for tag in labels if tag == "final" or tag.startswith((PREFIX, AGAIN))]
+            kept = [tag for tag, label in labels.items() if tag != SUGGESTIONS and "model" not in label.info]
             if kept:
                 raise RequestError(409, f"image {image_id!r} has labels ({', '.join(kept)}); remove them first")
             for tag, label in labels.items():

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import math
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -32,13 +31,14 @@ from breast_ultrasound.transforms import disagreement
 from . import login, readers, study
 from .box import RULE, Box, ask
 from .clicks import Click, ask_at
-from .consensus import common_class, is_read, majority, says, staple
+from .consensus import NOT_READABLE, UNKNOWN, common_class, is_read, majority, says, staple
 from .datastore import ONE_AT_A_TIME, Kept, Unlabelled, grey_of
 from .endpoints import PLAIN_BYTES, UPLOAD_BYTES
 from .errors import RequestError
 from .export import export
 from .infer import answer
 from .pixels import STEPS, base64_png, png, to_steps
+from .progress import PROGRESS
 from .readers import Answer, Reading
 from .summary import summary
 
@@ -50,7 +50,6 @@ POLICY = (
 )
 CLICKS = 50  # at most, of one image; the model is asked about each
 SMALL = 160  # pixels, the longer side of a thumbnail
-EPOCH = re.compile(r"[Ee]poch\D{0,3}(\d+)\s*/\s*(\d+)")
 router = APIRouter(prefix="/annotate/api", max_body_size=PLAIN_BYTES)
 files = StaticFiles(directory=PAGE, html=True)
 
@@ -183,11 +182,12 @@ def next_image(asked: NextImage, reader: Reader) -> dict:
     if asked.order not in app.orders:
         raise RequestError(404, f"order {asked.order!r} is unknown; use {', '.join(app.orders)}")
     told = {"other_window": other_window(reader, asked.window), **progress(reader)}
-    repeated = readers.to_repeat(store, reader, option("repeated"), asked.skip)
+    assigned = app.study.assigned(reader, store.list_images())
+    repeated = readers.to_repeat(store, reader, assigned, option("repeated"), asked.skip)
     if repeated:
         return {"image": repeated, "again": True, "left_out": [], **told}
     done = store.labels(readers.tag(reader)).keys() | asked.skip
-    unlabelled = [name for name in app.study.assigned(reader, store.list_images()) if name not in done]
+    unlabelled = [name for name in assigned if name not in done]
     chosen = app.orders[asked.order]({"strategy": asked.order}, Unlabelled(store, unlabelled)) or {"id": None}
     return {"image": chosen["id"], "again": False, "left_out": chosen.get("left_out", []), **told}
 
@@ -376,10 +376,18 @@ def settle(image: str, reader: Adjudicator, params: str = Form("{}"), mask: Uplo
     return {"source": info["source"]}
 
 
+def said_by(tag: str, image: str, kept: Kept) -> dict:
+    """Who gave a label, when, and what in it somebody should look at again."""
+    named = {"flag": "flagged", "class_unsure": "unsure", "comment": "comment"}
+    doubts = [word for mark, word in named.items() if kept.info.get(mark)]
+    doubts += [said for said in (UNKNOWN, NOT_READABLE) if says(kept.info) == said]
+    return {"reader": readers.name_of(tag, {image: kept}), "time": kept.info.get("ts"), "doubts": doubts}
+
+
 @router.get("/images")
 @one_at_a_time
 def images(reader: Reader) -> list[dict]:
-    """A reader's images by name, with what she said and when; an adjudicator sees who else labelled them."""
+    """A reader's images in her order, with what she said, when, and ``doubts``; an adjudicator sees what all said."""
     app = app_instance()
     store, scores = app.datastore(), app.disagreement.scores()
     shown = app.study.role(reader) == study.ADJUDICATOR
@@ -391,12 +399,7 @@ def images(reader: Reader) -> list[dict]:
             "image": name,
             "state": says(own[name].info) if name in own else "open",
             "labelled": name in own,
-            "marks": [mark for mark in ("flag", "class_unsure", "comment") if name in own and own[name].info.get(mark)],
-            "by": [
-                {"reader": readers.name_of(tag, {name: labels[name]}), "time": labels[name].info.get("ts")}
-                for tag, labels in given.items()
-                if name in labels
-            ],
+            "by": [said_by(tag, name, labels[name]) for tag, labels in given.items() if name in labels],
             "disagree": scores.get(name, 0) > 1,
         }
         for name in app.study.assigned(reader, store.list_images())
@@ -419,15 +422,15 @@ def upload(file: UploadFile = File(...)) -> dict:
 @router.get("/training")
 @one_at_a_time
 def training() -> dict:
-    """The latest training of this server: ``status``, ``done`` in [0, 1], last lines; and what became of all."""
-    task, _ = AsyncTask.status("train")
-    lines = list(task.get("details", [])) if task else []
-    epochs = [match for line in lines if (match := EPOCH.search(line))]
+    """The latest training of this server: ``status``, ``done`` (of its epochs, in [0, 1]), why it ``failed``; and what
+    became of all."""
+    task = AsyncTask.status("train")[0] or {"id": "", "status": "", "start_ts": ""}
+    last_line = (task.get("details") or [""])[-1]
     return {
-        "status": task["status"] if task else "",
-        "started": task["start_ts"] if task else "",
-        "done": int(epochs[-1][1]) / int(epochs[-1][2]) if epochs else 0,
-        "lines": lines[-5:],
+        "status": task["status"],
+        "started": task["start_ts"],
+        "done": PROGRESS.done(task["id"]),
+        "failed": (PROGRESS.failed(task["id"]) or last_line) if task["status"] == "ERROR" else "",
         "history": [{name: entry[name] for name in ("time", "outcome")} for entry in app_instance().models.history()],
         "weights": app_instance().models.digest()[:8],
     }
@@ -459,10 +462,11 @@ def agreement(reader: Adjudicator) -> dict:
 
 @router.get("/summary")
 def study_summary(reader: Adjudicator) -> dict:
-    """What the study came to, with intervals."""
+    """What the study came to, with intervals; of those who read in it, where they are listed."""
+    listed = [readers.tag(name) for name in app_instance().study.reading()]
     with ONE_AT_A_TIME:
         store = app_instance().datastore()
-        found = {tag: store.labels(tag) for tag in readers.reader_tags(store)}
+        found = {tag: store.labels(tag) for tag in readers.reader_tags(store) if tag in listed or not listed}
     with _computing:
         return summary(found, app_instance().studies)
 

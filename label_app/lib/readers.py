@@ -102,12 +102,12 @@ def reader_tags(datastore: ImageDatastore) -> list[str]:
     return [name for name in datastore.tags() if name.startswith((PREFIX, AGAIN))]
 
 
-def to_repeat(datastore: ImageDatastore, reader: str, fraction: float, skip: set[str]) -> str | None:
-    """An image that a reader should label for the second time now, if any; a fraction of all gets its turn."""
+def to_repeat(datastore: ImageDatastore, reader: str, images: list[str], fraction: float, skip: set[str]) -> str | None:
+    """Which of her images a reader should label for the second time now, if any; a fraction of all gets its turn."""
     first, again = datastore.labels(tag(reader)), datastore.labels(tag(reader, True))
     order = sorted(first, key=lambda name: first[name].info.get("ts", 0))
     waiting = [n for n in order if hash_fraction("again", reader, n) < fraction and n not in again and n not in skip]
-    rest = len(datastore.list_images()) > len(first)
+    rest = any(name not in first for name in images)
     return next((n for n in waiting if not rest or len(order) - order.index(n) > AGAIN_AFTER), None)
 
 

@@ -7,6 +7,7 @@ sent in memory whatever its size, and answers 500 to most mistakes of a client.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -19,7 +20,6 @@ from fastapi import Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
-from monailabel.app import app
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
 from pydantic import ValidationError
@@ -32,6 +32,9 @@ from .datastore import ONE_AT_A_TIME
 from .endpoints import PLAIN_BYTES, UPLOAD_BYTES, add_routes
 from .errors import RequestError, in_one_line
 from .export import dataset_archive
+
+with contextlib.redirect_stdout(None):  # "Allow Origins: ['*']", which is not so below
+    from monailabel.app import app
 
 logger = logging.getLogger(__name__)
 LOCAL = ["127.0.0.1", "localhost"]

@@ -33,14 +33,20 @@ class Study(BaseModel):
         return self.readers.get(name) if self.readers else ADJUDICATOR
 
     def assigned(self, name: str, images: list[str]) -> list[str]:
-        """Those of some images, sorted, that a reader is to read."""
-        names = [reader for reader, role in self.readers.items() if role == READER]
-        if name not in names:
-            return images
-        order = ranked("assigned", images)
-        shared = round(self.overlap * len(images))
-        own = names.index(name)
-        return sorted(image for i, image in enumerate(order) if i < shared or i % len(names) == own)
+        """Those of some images, sorted, that a reader is to read, one after another.
+
+        Where names are hidden they come in an order of no meaning: sorted, all of one diagnosis would come together.
+        """
+        names, own = self.reading(), images
+        if name in names:
+            order, shared = ranked("assigned", images), round(self.overlap * len(images))
+            own = [image for i, image in enumerate(order) if i < shared or i % len(names) == names.index(name)]
+            own.sort()
+        return ranked("order", own) if self.hide_names else own
+
+    def reading(self) -> list[str]:
+        """Names of those who read and do not adjudicate; none where nobody is listed."""
+        return [name for name, role in self.readers.items() if role == READER]
 
     def withheld(self, name: str, image: str, images: list[str], fraction: float) -> bool:
         """Whether a reader sees an image without suggestion.

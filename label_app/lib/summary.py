@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .datastore import Kept
 
 SHOWN, WITHHELD = "shown", "withheld"
+RESAMPLES = 2000  # of the images, for the interval of kappa
 
 
 def interval(values: list[float]) -> dict:
@@ -48,19 +49,30 @@ def hd95(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(max(ways))
 
 
-def fleiss_kappa(said: list[list[str]]) -> float | None:
-    """Agreement of as many readers for each image beyond chance; None where it is not defined.
+def fleiss_kappa(said: list[list[str]]) -> dict:
+    """Agreement of as many readers for each image beyond chance, as ``interval`` has it; None where it is not defined.
 
-    Fleiss, Psychological Bulletin 76 (1971).
+    Fleiss, Psychological Bulletin 76 (1971); the interval by the percentiles of a bootstrap over the images.
 
     Args:
         said: the classes that the readers gave to each image.
     """
+    found = {"n": len(said), "mean": None, "low": None, "high": None}
     if not said or len(said[0]) < 2:
-        return None
-    counts = [Counter(classes) for classes in said]
-    readers, names = len(said[0]), sorted(set(itertools.chain(*said)))
-    table = np.array([[count[name] for name in names] for count in counts], float)
+        return found
+    names = sorted(set(itertools.chain(*said)))
+    table = np.array([[classes.count(name) for name in names] for classes in said], float)
+    found["mean"] = _kappa(table)
+    draws = np.random.default_rng(0).integers(0, len(said), (RESAMPLES, len(said)))
+    values = [value for draw in draws if (value := _kappa(table[draw])) is not None]
+    if len(said) > 2 and values and np.ptp(values):
+        found["low"], found["high"] = map(float, np.percentile(values, (2.5, 97.5)))
+    return found
+
+
+def _kappa(table: np.ndarray) -> float | None:
+    """Fleiss' kappa of a table (images, classes) that counts readers; None where all say the same of all images."""
+    readers = table[0].sum()
     alike = ((table**2).sum(1) - readers) / (readers * (readers - 1))
     chance = ((table.sum(0) / table.sum()) ** 2).sum()
     return None if chance == 1 else float((alike.mean() - chance) / (1 - chance))
@@ -75,8 +87,8 @@ def summary(found: dict[str, dict[str, Kept]], folder: str | Path) -> dict:
 
     Returns:
         ``dice`` and ``hd95`` (pixels) of each two readers of an image, a mean for each image; Fleiss' ``kappa`` of the
-        class on ``kappa_images``, those that all readers gave a class; ``seconds``, by whether a suggestion was
-        ``shown`` or ``withheld``, and ``saved``: seconds without less seconds with, of the same images.
+        class on the images that all readers gave one; ``seconds``, by whether a suggestion was ``shown`` or
+        ``withheld``, and ``saved``: seconds without less seconds with, of the same images.
     """
     first = {tag: labels for tag, labels in found.items() if tag.startswith(PREFIX)}
     overlaps, distances, classes = [], [], []
@@ -95,7 +107,6 @@ def summary(found: dict[str, dict[str, Kept]], folder: str | Path) -> dict:
         "dice": interval(overlaps),
         "hd95": interval(distances),
         "kappa": fleiss_kappa(classes),
-        "kappa_images": len(classes),
         **times(Path(folder) / LOG_FILE),
     }
 

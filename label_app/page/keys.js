@@ -59,9 +59,15 @@ const REPEATED = ["[", "]", ",", ".", "+", "=", "-", "Ctrl+z", "Ctrl+y", "Ctrl+S
 const PLACES = { BracketLeft: "[", BracketRight: "]", Comma: ",", Period: "." };
 const placeOf = ({ code }) => PLACES[code] ?? /^(?:Digit|Numpad)(\d)$/.exec(code)?.[1];
 
+// A key's letter, small in spite of Caps Lock; of other scripts the Latin one in its place.
+function letterOf({ key, code }) {
+  const latin = key > "\x7f" && /^Key([A-Z])$/.exec(code)?.[1];
+  return latin || key.length === 1 ? (latin || key).toLowerCase() : key;
+}
+
 // The name of a key that is pressed, as the list has it.
 function keyOf(event, actions) {
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key; // Caps Lock
+  const key = letterOf(event);
   if (event.ctrlKey || event.metaKey) return `Ctrl+${event.shiftKey ? "Shift+" : ""}${key}`;
   return actions.has(key) ? key : placeOf(event) ?? key;
 }
@@ -80,7 +86,7 @@ export function listen(list, { loop, page, pointer }) {
   });
   addEventListener("keyup", (event) => {
     if (event.key === " ") pointer.space(false);
-    const hidden = { h: "bare", j: "hidden" }[event.key.toLowerCase()];
+    const hidden = { h: "bare", j: "hidden" }[letterOf(event)];
     if (hidden) page.hide(hidden, false);
   });
   addEventListener("blur", () => {
@@ -90,7 +96,7 @@ export function listen(list, { loop, page, pointer }) {
   });
 }
 
-const SIGNS = { "Ctrl+z": "Ctrl+Z", "Ctrl+y": "Ctrl+Y", " ": "Space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", "Ctrl+Shift+z": "Ctrl+Shift+Z" };
+const SIGNS = { Delete: "Del", "Ctrl+z": "Ctrl+Z", "Ctrl+y": "Ctrl+Y", " ": "Space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", "Ctrl+Shift+z": "Ctrl+Shift+Z" };
 
 // The list of keys, as rows of a table.
 export function help(list, table) {

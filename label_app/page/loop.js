@@ -19,7 +19,9 @@ export class Loop {
     this.reader = sessionStorage.getItem("reader") ?? localStorage.getItem("reader") ?? "";
     this.order = localStorage.getItem("order") ?? "first";
     this.blind = localStorage.getItem("blind") !== "no";
-    this.window = random();
+    const [visit] = performance.getEntriesByType("navigation"); // a page that is loaded again is the same window
+    this.window = (visit?.type === "reload" && sessionStorage.getItem("window")) || random();
+    sessionStorage.setItem("window", this.window);
     this.outbox = new Outbox(render, (answer, entry) => this.saved(answer, entry), (entry, error) => this.refused(entry, error));
     this.forget();
     for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"])
@@ -30,7 +32,7 @@ export class Loop {
   // What belongs to one reader.
   forget() {
     Object.assign(this, { reading: null, past: [], later: [], skipped: [], toSettle: [], ahead: null });
-    Object.assign(this, { progress: { labelled: 0, of: 0 }, waiting: "", ended: false, unsent: new Set() });
+    Object.assign(this, { progress: { labelled: 0, of: 0 }, elsewhere: null, waiting: "", ended: false, unsent: new Set() });
   }
 
   get mayAdjudicate() {
@@ -38,9 +40,13 @@ export class Loop {
     return !Object.keys(readers).length || readers[this.reader] === "adjudicator";
   }
 
+  get namesHidden() {
+    return this.config.hide_names && !this.mayAdjudicate;
+  }
+
   async start(config) {
     this.config = config;
-    this.outbox.resume(config.folder);
+    this.outbox.resume(config.folder, config.reader);
     if (!(this.order in config.orders)) this.order = "first";
     if (config.reader) this.reader = config.reader;
   }
@@ -117,7 +123,8 @@ export class Loop {
         this.skipped = [];
         return this.next();
       } else this.finish();
-      if (next.left_out?.length) this.say(`Passed by: ${next.left_out.join("; ")}`, true);
+      const left = next.left_out ?? [];
+      if (left.length) this.say(`Passed by: ${this.namesHidden ? `${left.length}, not readable` : left.join("; ")}`, true);
     } catch (error) {
       this.ahead = null;
       if (turn === this.turn) this.retry(error, () => this.next());
@@ -420,7 +427,7 @@ export class Loop {
   // The server never takes a label: the draft of its image keeps it.
   refused({ image }, error) {
     this.unsent.add(image);
-    const name = this.config.hide_names ? "An image" : image;
+    const name = this.namesHidden ? "An image" : image;
     this.say(`${name} is not saved: ${error.message}. Your work is a draft of it; open it under Images.`, true);
   }
 }

@@ -136,11 +136,12 @@ function render() {
   $("#count").textContent = progress.of ? `${progress.labelled} of ${progress.of} labelled` : "";
   $("#progress").max = progress.of || 1;
   $("#progress").value = progress.labelled;
-  $("#who").textContent = loop.reader;
+  $("#who").textContent = `${loop.reader}${loop.elsewhere == null ? "" : " (open twice)"}`;
+  $("#who").hidden = !loop.reader;
   $("#who").disabled = Boolean(config.reader);
   $("#saving").textContent = saving(loop);
-  const shownName = config.hide_names && !loop.mayAdjudicate ? "" : reading?.image;
-  $("#name").textContent = ready ? shownName || `image ${progress.labelled + 1}` : "";
+  const shownName = loop.namesHidden ? `image ${progress.labelled + 1}` : reading?.image;
+  $("#name").textContent = ready ? shownName : "";
   $("#name").dataset.image = reading?.image ?? "";
   $("#waiting").textContent = waiting;
   $("#ended").hidden = !ended;
@@ -158,7 +159,7 @@ function render() {
     button.disabled = !ready;
   $("#settle").hidden = !settling;
   $("#ask").hidden = settling;
-  for (const name of ["export", "agreement"]) for (const button of document.querySelectorAll(`.${name}, [data-open=${name}]`)) button.hidden = !loop.mayAdjudicate;
+  for (const button of document.querySelectorAll(".export, [data-open=agreement], [data-open=training]")) button.hidden = !loop.mayAdjudicate;
   remarks();
   const model = ready && reading.suggestion;
   $("#model").replaceChildren(...(model && loop.revealed ? probabilities(model) : [element("p", model ? "The model's class is shown after yours." : "")]));
@@ -246,7 +247,7 @@ function classButtons() {
 }
 
 function settings() {
-  const titles = { first: "by name", random: "random", uncertainty: "hardest first", disagreement: "outline and class disagree" };
+  const titles = { first: loop.config.hide_names ? "one after another" : "by name", random: "random", uncertainty: "hardest first", disagreement: "outline and class disagree" };
   for (const [name, description] of Object.entries(loop.config.orders)) {
     const option = new Option(titles[name] ?? name, name);
     option.title = description;
@@ -335,8 +336,19 @@ function controls() {
   $("#comment").addEventListener("keydown", (event) => ["Enter", "Escape"].includes(event.key) && $("#view").focus());
   $("#versions").addEventListener("change", (event) => bringBack(event.target.value));
   // Enter submits after a click as well: only who came by Tab presses the button again.
-  $("main").addEventListener("click", (event) => event.detail && event.target.closest("button, input[type=checkbox]") && !dialogOpen() && $("#view").focus());
+  const pressed = "button, summary, input[type=checkbox]";
+  $("main").addEventListener("click", (event) => event.detail && event.target.closest(pressed) && !dialogOpen() && $("#view").focus());
   for (const slider of document.querySelectorAll("main input[type=range]")) slider.addEventListener("pointerup", () => $("#view").focus());
+}
+
+// The same of a list: who chose by keys goes on there.
+function leaveLists() {
+  for (const select of document.querySelectorAll("main select, #order")) {
+    let pointed = false;
+    select.addEventListener("pointerdown", () => (pointed = true));
+    select.addEventListener("keydown", () => (pointed = false));
+    select.addEventListener("change", () => pointed && $("#view").focus());
+  }
 }
 
 const dialogOpen = () => document.querySelector("dialog[open]") || document.activeElement === $("#comment");
@@ -366,6 +378,18 @@ async function bringBack(time) {
   $("#view").focus();
 }
 
+// The page cannot begin without; a server that starts anew is waited for.
+async function configured() {
+  for (;;)
+    try {
+      return await api.config();
+    } catch (error) {
+      if (error.status && error.status < 500) throw error;
+      loop.wait(`${error.message}; asking again …`);
+      await new Promise((done) => setTimeout(done, 3000));
+    }
+}
+
 theme();
 setDisplay(stored(localStorage, "display", ({ window, level }) => window > 0 && Number.isFinite(level)) ?? PRESETS.full);
 setOpacity(Number(localStorage.getItem("opacity") ?? 0));
@@ -375,9 +399,10 @@ loop.shown = settleRows;
 controls();
 render();
 try {
-  await loop.start(await api.config());
+  await loop.start(await configured());
   classButtons();
   settings();
+  leaveLists();
   const list = bindings({ loop, view, tools, pointer, page });
   listenToKeys(list, { loop, page, pointer });
   help(list, $("#keys"));

@@ -11,13 +11,14 @@ export class Outbox {
     Object.assign(this, { changed, saved, refused, entries: [], problem: "" });
   }
 
-  // What an earlier page left behind, of one folder of images.
-  resume(folder) {
+  // What an earlier page left behind, of one folder of images; where a log-in names the reader, hers alone.
+  resume(folder, reader) {
     this.prefix = `unsaved/${folder}/`;
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
     for (const key of keys)
       try {
-        this.entries.push(JSON.parse(localStorage.getItem(key)));
+        const entry = JSON.parse(localStorage.getItem(key));
+        if (!reader || entry.reader === reader) this.entries.push(entry);
       } catch {
         localStorage.removeItem(key);
       }
@@ -49,7 +50,8 @@ export class Outbox {
       try {
         this.saved(await api.save(entry, fromRuns(entry.width, entry.height, entry.runs)), entry);
       } catch (error) {
-        if (!error.status || error.status >= 500) {
+        if (!error.status || error.status === 401 || error.status >= 500) {
+          if (error.status >= 500) this.entries.push(this.entries.shift()); // it may be this image alone
           this.problem = error.message;
           this.changed();
           await new Promise((done) => setTimeout(done, 1000 * AGAIN));

@@ -10,12 +10,13 @@ export function element(name, text = "", attributes = {}) {
   return made;
 }
 
-const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString() : "");
+const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString("sv").slice(0, 16) : ""); // ISO 8601
 // A mean with its interval.
 const range = ({ mean, low, high, n }, digits = 2) => {
   if (mean === null) return "–";
   return `${mean.toFixed(digits)}${low === null ? "" : ` (95 % ${low.toFixed(digits)} to ${high.toFixed(digits)})`}, n ${n}`;
 };
+const isRunning = (status) => ["SUBMITTED", "RUNNING"].includes(status);
 const decimals = (value) => (value === null ? "–" : value.toFixed(2));
 
 export class Panels {
@@ -25,7 +26,7 @@ export class Panels {
     for (const button of document.querySelectorAll(".export")) button.addEventListener("click", () => this.export());
     $("#files").addEventListener("change", (event) => this.upload([...event.target.files]));
     $("#train").addEventListener("click", () => this.train(() => api.train()));
-    $("#summarize").addEventListener("click", () => this.summarize().catch((error) => this.tell(error.message)));
+    $("#summarize").addEventListener("click", () => this.summarize().catch((error) => $("#summary").replaceChildren(element("li", error.message))));
     $("#stop").addEventListener("click", () => this.train(() => api.stopTraining()));
     addEventListener("dragover", (event) => {
       event.preventDefault();
@@ -43,7 +44,8 @@ export class Panels {
 
   // `filter`: which images, in the dialog of images.
   open(name, filter) {
-    if (name === "agreement" && !this.loop.mayAdjudicate) return this.say("Only adjudicators see what others say.", true);
+    if (["agreement", "training"].includes(name) && !this.loop.mayAdjudicate)
+      return this.say("Only adjudicators see what others say, and train.", true);
     if (filter) $("#filter").value = filter;
     $(`#${name}`).showModal();
     const fill = { images: () => this.images(), training: () => this.training(), agreement: () => this.agreement() }[name];
@@ -58,28 +60,33 @@ export class Panels {
   }
 
   async images() {
-    const list = await api.images(this.loop.reader), hidden = this.loop.config.hide_names && !this.loop.mayAdjudicate;
+    const { reader, namesHidden } = this.loop, list = await api.images(reader);
+    if (reader !== this.loop.reader) return;
     $("#images-message").textContent = list.length ? "" : "No images in this folder yet. Drop some onto the page.";
-    $("#gallery").replaceChildren(...list.map((entry, i) => this.card(entry, hidden ? `image ${i + 1}` : entry.image)));
+    $("#gallery").replaceChildren(...list.map((entry, i) => this.card(entry, namesHidden ? `image ${i + 1}` : entry.image)));
     this.filter();
   }
 
   card(entry, title) {
     const button = element("button", "", { type: "button", class: "card", "data-name": title });
     const image = element("img", "", { src: api.thumbnail(entry.image), alt: "", loading: "lazy" });
-    const doubts = entry.marks.map((mark) => ({ flag: "flagged", class_unsure: "unsure", comment: "comment" })[mark]);
-    button.append(image, element("b", title), element("span", [entry.state, ...doubts].join(", ")));
+    const own = entry.by.find(({ reader }) => reader === this.loop.reader)?.doubts ?? [];
+    button.append(image, element("b", title), element("span", [...new Set([entry.state, ...own])].join(", ")));
     if (entry.by.length) {
-      const names = entry.by.map(({ reader, time }) => `${reader}, ${when(time)}`).join("; ");
-      button.append(element("small", entry.by.length > 2 ? `${entry.by.length} readers` : names, { title: names }));
+      const names = entry.by.map(({ reader, time }) => `${reader} ${when(time)}`).join("; ");
+      button.append(element("small", entry.by.length > 1 ? `${entry.by.length} readers` : names, { title: names }));
     }
+    for (const { reader, doubts } of entry.by)
+      if (doubts.length && reader !== this.loop.reader) button.append(element("small", `${reader}: ${doubts.join(", ")}`));
     if (entry.disagree) button.append(element("small", "outline and class disagree"));
     button.dataset.state = entry.labelled ? "labelled" : "open";
-    button.dataset.doubtful = doubts.length > 0 || ["class unknown", "not readable"].includes(entry.state);
+    button.dataset.doubtful = entry.by.some(({ doubts }) => doubts.length);
     button.dataset.disagree = entry.disagree;
     button.addEventListener("click", () => {
       $("#images").close();
-      this.loop.visit(entry.image);
+      // Who settles a study looks at what others said; who reads does not
+      const settles = Object.keys(this.loop.config.readers).length && this.loop.mayAdjudicate && entry.by.length && !entry.labelled;
+      settles ? this.loop.settle(entry.image) : this.loop.visit(entry.image);
     });
     return button;
   }
@@ -131,37 +138,37 @@ export class Panels {
     await this.training();
   }
 
-  // Look every second as long as it runs and the dialog is open. An answer that a later question has overtaken is old.
+  // Look every second, as long as the dialog is open, whether a training runs or an answer did not come. Only the
+  // answer to the latest question counts, and nothing of an earlier look stays.
   async training() {
     clearTimeout(this.timer);
-    const turn = (this.turn = {}), answer = await api.training();
-    if (turn !== this.turn) return;
-    const { status, done, lines, history, started } = answer;
-    const runs = ["SUBMITTED", "RUNNING"].includes(status);
-    $("#train").disabled = runs;
-    $("#stop").disabled = !runs;
-    this.done = started === this.started ? Math.max(this.done, done) : done; // the evaluation counts anew
-    this.started = started;
-    $("#epochs").value = runs ? this.done : 0;
-    const last = history.at(-1);
-    const ended = status === "ERROR" ? `the training failed: ${lines.at(-1) ?? ""}` : last ? last.outcome : "No training yet; the released weights are in use.";
-    $("#outcome").textContent = runs ? `Training since ${started}: ${Math.round(100 * this.done)} %` : ended;
-    $("#history").replaceChildren(...history.toReversed().map((entry) => element("li", `${entry.time}: ${entry.outcome}`)));
-    if (runs) this.lookAgain();
+    const turn = (this.turn = {}), found = await api.training().catch((error) => ({ problem: error.message }));
+    if (turn !== this.turn || !$("#training").open) return;
+    this.showTraining(found);
+    if (found.problem || isRunning(found.status)) this.timer = setTimeout(() => this.training(), 1000);
   }
 
-  // Also after an answer that did not come.
-  lookAgain() {
-    const failed = (error) => (this.tell(error.message), this.lookAgain());
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => $("#training").open && this.training().catch(failed), 1000);
+  showTraining({ problem = "", status = "", started, done = 0, failed, history = [] }) {
+    const runs = isRunning(status), last = history.at(-1);
+    $("#train").disabled = runs || problem !== "";
+    $("#stop").disabled = !runs;
+    $("#epochs").value = runs ? done : 0;
+    $("#epochs").hidden = !runs;
+    const far = !done ? "begins …" : done < 1 ? `${Math.round(100 * done)} %` : "compared with the model in use …";
+    if (problem) $("#outcome").textContent = `${problem}; asking again …`;
+    else if (runs) $("#outcome").textContent = `Training since ${started}: ${far}`;
+    else if (status === "ERROR") $("#outcome").textContent = `The training failed: ${failed}`;
+    else if (status === "STOPPED") $("#outcome").textContent = "The training was stopped; the model in use is the same.";
+    else $("#outcome").textContent = last ? last.outcome : "No training yet; the released weights are in use.";
+    $("#history").replaceChildren(...history.toReversed().map((entry) => element("li", `${entry.time}: ${entry.outcome}`)));
   }
 
   async agreement() {
     $("#computing").textContent = "Computing …";
     $("#agreed").hidden = true;
     $("#summary").replaceChildren();
-    const { pairs, differing } = await api.agreement(this.loop.reader), open = differing.filter(({ source }) => !source);
+    const { reader } = this.loop, { pairs, differing } = await api.agreement(reader), open = differing.filter(({ source }) => !source);
+    if (reader !== this.loop.reader) return;
     $("#computing").textContent = pairs.length ? "" : "No two readers have labelled the same image yet.";
     $("#agreed").hidden = !pairs.length;
     $("#pairs tbody").replaceChildren(
@@ -172,7 +179,7 @@ export class Panels {
         return row;
       }),
     );
-    $("#differing-title").textContent = `${differing.length} images in which readers differ, ${open.length} of them not settled`;
+    $("#differing-title").textContent = `Images in which readers differ: ${differing.length}; not settled: ${open.length}`;
     $("#differing").replaceChildren(
       ...differing.map(({ image, source }) => {
         const item = element("li"), button = element("button", image, { type: "button" });
@@ -193,7 +200,7 @@ export class Panels {
     const lines = [
       `Dice of two readers: ${range(found.dice)}`,
       `HD95 of two readers, pixels: ${range(found.hd95, 1)}`,
-      `Fleiss' kappa of the class, on images that all readers gave one: ${decimals(found.kappa)}, n ${found.kappa_images}`,
+      `Fleiss' kappa of the class, on images that all readers gave one: ${range(found.kappa)}`,
       `Seconds an image: with suggestion ${range(shown, 1)}; without ${range(withheld, 1)}`,
       `Seconds saved by a suggestion, on images read both ways: ${range(found.saved, 1)}`,
     ];

@@ -114,8 +114,9 @@ export function listen(view, tools, setDisplay, resize) {
     press(erase) {
       if (drag || !tools.mask) return;
       view.cursor ??= { x: tools.mask.width / 2, y: tools.mask.height / 2, radius: tools.size / 2 };
-      keys ? tools.end() : tools.begin(view.cursor, erase);
-      keys = !keys;
+      const down = keys && tools.gesture; // another image ends a stroke too
+      down ? tools.end() : tools.begin(view.cursor, erase);
+      keys = !down;
       view.draw();
     },
     lift() {

@@ -77,6 +77,7 @@ def test_the_simulated_readers_suggestions_are_the_bundles_masks(evaluated, prep
     rows = {(row["tool"], row["box_error"]): float(row["dice"]) for row in read_csv(tmp_path / "tools.csv")}
     assert rows["suggestion", ""] == pytest.approx(metrics["lesion_dice"], abs=1e-4)
     assert rows["suggestion, slider", ""] >= rows["suggestion", ""]
+    assert all(0 < rows[tool, ""] <= 1 for tool in ("1 click", "2 clicks"))
     for error in (f"{error:.6f}" for error in BOX_ERRORS):
         assert rows["box, slider", error] >= rows["box", error] > 0.5 and rows["ellipse", error] > 0.5
     assert rows["box 50 % too large", ""] > rows["ellipse 50 % too large", ""] + 0.1
