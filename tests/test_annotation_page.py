@@ -31,6 +31,7 @@ PAGE = ROOT / "label_app" / "page"
 REAL = ROOT.parent / "shared" / "data" / "Dataset_BUSI_with_GT"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
+WAIT_MS = 120_000  # for what the page does within a second; a machine with other work takes longer
 browser_test = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here; on Debian: apt-get install chromium")
 
 
@@ -59,6 +60,7 @@ def server(label_venv, tmp_path_factory, prepared, small_bundle):
 def opened(browser, server, reader, size=DESK, faults=(), **options):
     """The page of a reader, with an image in it; errors in its console other than `faults` fail the test."""
     context = browser.new_context(viewport=size, **options)
+    context.set_default_timeout(WAIT_MS)
     context.add_init_script(f"if (!sessionStorage.reader) sessionStorage.reader = {json.dumps(reader)}")
     page = context.new_page()
     found = []
