@@ -347,7 +347,7 @@ def exports() -> None:
         options = ["--dataset_dir", data["dataset_dir"], "--ckpt_dir", ckpt_dir, "--output_dir", folder]
         run_command(f"Exports, {network}", "scripts/export.py", *options)
         for name, file in EXPORTS[network].items():
-            onnx = {"onnx_file": folder / file, "configs": ["inference_onnx"]} if file else {}
+            onnx = {"onnx_file": folder / file, "last": ["inference_onnx"]} if file else {}
             evaluated(f"Validation, {name}", folder / name, split="validation", **data, **onnx)
             _copy(folder / name / "metrics.json", RESULTS / "exports" / f"validation_{name}.json")
         _copy(folder / "exports.json", RESULTS / "exports" / f"{network}.json")

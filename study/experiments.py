@@ -28,20 +28,23 @@ def commit() -> str:
     return found + "+" * changed
 
 
-def evaluated(title: str, output_dir: Path, configs: Sequence[str | Path] = (), **options: object) -> dict:
+def evaluated(
+    title: str, output_dir: Path, configs: Sequence[str | Path] = (), last: Sequence[str] = (), **options: object
+) -> dict:
     """Evaluate into a folder; the content of its `metrics.json`, to which the commit is added.
 
     Args:
         title: shown above the command's output.
         output_dir: gets `images.csv` and `metrics.json` in place of earlier ones.
         configs: override configs, between train.json and evaluate.json.
+        last: those behind both.
         options: of the bundle.
 
     Raises:
         ValueError: the evaluation failed.
     """
     where = {"output_dir": output_dir, "overwrite": True}
-    run_bundle(title, "evaluating", ["train", *configs, "evaluate"], **where, **options)
+    run_bundle(title, "evaluating", ["train", *configs, "evaluate", *last], **where, **options)
     content = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8")) | {"commit": commit()}
     write_json(output_dir / "metrics.json", content)
     return content
