@@ -14,12 +14,12 @@ import numpy as np
 from breast_ultrasound.images import open_image, to_mask
 
 STEM = re.compile(r"blank_(\d+)x(\d+)(?:_(.+))?")
-FEWEST = 20  # images of one size, of which a mask is suggested
 MOST = 60  # that are looked at, spread evenly over them
 SAME = 12  # grey levels by which JPEG alters what stays equal
 CHANGED = 40  # grey levels by which what is written differs from what is not
 BRIGHT = 40  # grey levels of what is blanked because it stays equal
 NEARLY_ALL = 0.8  # of the images
+ALL = 0.9  # of the images; for the flat parts of signs in the tissue, since evenly grey tissue may be alike
 SOME = 0.1  # of the images, in which a place beside the tissue has to change
 SATURATED = 250  # grey levels; tissue under the probe has them in all images
 FILLED = 0.2  # of a box in the tissue; a sign whose equal pixels fill more is blanked with what changes in it
@@ -54,7 +54,7 @@ def suggest(images: Sequence[np.ndarray]) -> Suggestion:
     them, such as the probe on a body mark; nothing else.
 
     Args:
-        images: uint8 (rows, columns) of one size, FEWEST or more; bright text on dark or dark text on bright.
+        images: uint8 (rows, columns) of one size; bright text on dark or dark text on bright.
 
     Raises:
         ValueError: nothing changes from image to image.
@@ -70,7 +70,8 @@ def suggest(images: Sequence[np.ndarray]) -> Suggestion:
     written = _share([cv2.dilate(difference, kernel) > CHANGED for difference in differences]) >= SOME
     equal = (_share([difference <= SAME for difference in differences]) >= NEARLY_ALL) & (usual >= BRIGHT)
     strokes = _share([cv2.morphologyEx(image, cv2.MORPH_TOPHAT, kernel) > CHANGED for image in stack]) >= NEARLY_ALL
-    signs = equal & tissue & (strokes | (usual < SATURATED))
+    flat = _share([difference <= SAME // 2 for difference in differences]) >= ALL
+    signs = tissue & (equal & strokes | flat & (usual >= BRIGHT) & (usual < SATURATED))
     blank = np.zeros_like(tissue)
     for part, found in _boxes((written | equal) & beside, stroke):
         changes = (found & written[part]).any()
