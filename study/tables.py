@@ -207,10 +207,12 @@ def operating_points() -> str:
 
 
 def calibrations() -> str:
-    """Ways to calibrate: log loss, and how p(malignant) holds, a column for each evaluation."""
+    """Ways to calibrate: log loss, how p(malignant) holds, the operating point; a column for each evaluation."""
     found = pandas.read_csv(RESULTS / "search/calibration.csv")
     told = zip(found.log_loss, found.excess_malignant, found.intercept_malignant, found.slope_malignant)
     found["cell"] = [f"{loss:.3f} / {excess:+.3f} / {i:+.2f} / {slope:.2f}" for loss, excess, i, slope in told]
+    points = [f"; {se:.2f} / {sp:.2f}" if se == se else "" for se, sp in zip(found.sensitivity, found.specificity)]
+    found["cell"] += points
     table = found.pivot(index="method", columns="evaluation", values="cell").fillna("")
     table = table.loc[list(dict.fromkeys(found.method)), list(dict.fromkeys(found.evaluation))]
     return markdown(table.rename(columns=EVALUATIONS).rename_axis("calibrated by").reset_index())
