@@ -151,7 +151,8 @@ def take_address(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}; use another port") from None
+        cause = str(error.strerror or error).partition(" (while")[0]  # where to is said already
+        raise ValueError(f"--host {host} --port {port}: {cause}; use another port") from None
 
 
 def serve(command: list[str], variables: dict[str, str], listening: socket.socket) -> None:

@@ -135,12 +135,12 @@ def saved(page):
     page.wait_for_function("() => document.querySelector('#saving').textContent === ''")
 
 
-def wait_until(true, seconds=60):
-    """Wait until a condition is true."""
+def wait_until(page, true, seconds=60):
+    """Wait until a condition is true; the page goes on meanwhile, and so do our answers to its requests."""
     end = time.time() + seconds
     while not true():
         assert time.time() < end
-        time.sleep(0.1)
+        page.wait_for_timeout(100)
 
 
 def dice(first, second):
@@ -746,7 +746,7 @@ class TestNothingIsSaidThatIsNotSo:
             page.keyboard.press("n")
             page.keyboard.press("Enter")
             folder = server.studies / "labels" / "reader_queue"
-            wait_until(lambda: (folder / f"{third}.png").is_file())
+            wait_until(page, lambda: (folder / f"{third}.png").is_file())
             assert sorted(file.stem for file in folder.glob("*.png")) == sorted([name, third])
             page.unroute(stuck)
             saved(page)
