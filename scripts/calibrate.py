@@ -15,11 +15,11 @@ of the one that they lacked (--split training+validation+testing); every hospita
 
     python scripts/calibrate.py --left_out "['runs/busi_left_out','runs/bus_bra_left_out']" --ckpt_dir runs/models
 
-Out: `calibration.json` in --ckpt_dir. Inference and evaluation with these weights use it from then on. With --evaluation
-or --cross_validation the testing split stays unseen: an evaluation has to be of the validation split, and from a
-cross-validation only the images in the datalist's training and validation splits are taken, each as answered by the
-network that had not seen it. --left_out takes all images of each hospital. The weights' own validation split makes them
-look better than they are, since the best epoch was chosen on it.
+Out: `calibration.json` in --ckpt_dir, which inference and evaluation with these weights use from then on. With
+--evaluation or --cross_validation the testing split stays unseen: an evaluation has to be of the validation split, and
+from a cross-validation only the images in the datalist's training and validation splits are taken, each as answered by
+the network that had not seen it. --left_out takes all images of each hospital. The weights' own validation split makes
+them look better than they are, since the best epoch was chosen on it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ def evaluated(
     """
     where = {"output_dir": output_dir, "overwrite": True}
     run_bundle(title, "evaluating", ["train", *configs, "evaluate", *last], **where, **options)
+    (output_dir / "run.json").unlink(missing_ok=True)  # it names the folders of this machine
     content = json.loads((output_dir / "metrics.json").read_text(encoding="utf-8")) | {"commit": commit()}
     write_json(output_dir / "metrics.json", content)
     return content

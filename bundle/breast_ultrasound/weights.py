@@ -60,9 +60,9 @@ def read_settings(weights: str | Path) -> dict:
     return settings
 
 
-def image_size_of(weights: str, otherwise: int) -> int:
+def image_size_of(weights: str, default: int) -> int:
     """The image size, in pixels, that weights were trained with, where a file tells it; ``weights`` may be empty."""
-    return read_settings(weights).get("image_size", otherwise) if weights else otherwise
+    return read_settings(weights).get("image_size", default) if weights else default
 
 
 def stored_settings(weights: str | Path) -> dict:
