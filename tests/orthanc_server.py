@@ -215,6 +215,7 @@ class Between:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *args: None  # the gateway was killed
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self):
