@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from tools.cli import BUNDLE, run
@@ -74,6 +75,8 @@ def gateway(
             loop.logger.info(f"{loop.retry_failed(kept)} objects that had failed wait again")
         page = health.Health(health_address, health_port)
         server = orthanc.Orthanc(url, os.environ.get("ORTHANC_USER", ""), os.environ.get("ORTHANC_PASSWORD", ""))
+        with suppress(orthanc.Away, orthanc.Fault, orthanc.Gone):  # wrong credentials need not wait for the network
+            server.changes(0, 1)
         predicting = worker.Worker(
             time_limit, ckpt_dir=str(ckpt_dir), frames=frames, objects=objects, predict_refused=predict_refused
         )

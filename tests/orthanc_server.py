@@ -103,11 +103,13 @@ class OrthancServer:
 
 
 def image_of(made):
-    """UID of the image that a result is about."""
+    """UID of the image that a result is about; empty where it names none."""
     if "SourceImageSequence" in made:
         return made.SourceImageSequence[0].ReferencedSOPInstanceUID
     if "ReferencedSeriesSequence" in made:
         return made.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+    if "CurrentRequestedProcedureEvidenceSequence" not in made:
+        return ""
     (study,) = made.CurrentRequestedProcedureEvidenceSequence
     return study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
 
@@ -215,6 +217,7 @@ class Between:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *args: None  # the gateway was killed
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self):
