@@ -304,6 +304,6 @@ def test_the_network_is_loaded_or_the_reason_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="model.pt: missing; name weights with --weights, or their folder"):
         load_network(tmp_path)
     with pytest.raises(ValueError, match="leave --features out"):
-        load_network(ROOT / "bundle/models", features=[4, 4, 8, 8, 16, 4])
+        load_network(ROOT / "bundle/models/small", features=[4, 4, 8, 8, 16, 4])
     with pytest.raises(ValueError, match="imagesize: no id of .*inference.json"):
         load_network(ROOT / "bundle/models", imagesize=64)

@@ -171,7 +171,8 @@ def predicted(study, tmp_path_factory):
     """Output folder and log of the command on the study."""
     output = tmp_path_factory.mktemp("predicted")
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIGS, "--bundle_root", "bundle"]
-    log = output_of([*command, "--dataset_dir", study[0], "--output_dir", output, "--frames", "4"], cwd=ROOT)
+    where = ["--dataset_dir", study[0], "--output_dir", output, "--ckpt_dir", "bundle/models/small"]
+    log = output_of([*command, *where, "--frames", "4"], cwd=ROOT)
     return output, log
 
 
