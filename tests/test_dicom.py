@@ -205,7 +205,7 @@ def test_the_command_gives_masks_a_table_and_objects_and_names_what_it_cannot_re
 
 def test_python_gives_what_the_command_gives_and_the_banner_has_no_say(study, predicted):
     files, phantom = study
-    predictor = Predictor(device="cpu")
+    predictor = Predictor(device="cpu", ckpt_dir=str(ROOT / "bundle/models/small"))
     found = [predictor(source) for source in (files / "1" / "still.dcm", dcmread(files / "1" / "still.dcm"))]
     (row,) = [row for row in read_csv(predicted[0] / "predictions.csv") if row["filename"] == "1/still.dcm"]
     alone = predictor(phantom)
