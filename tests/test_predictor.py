@@ -195,7 +195,7 @@ def test_the_lines_of_the_model_card_run_from_the_package(images, tmp_path):
     (bundle,) = (tmp_path / "unpacked").iterdir()
     card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     lines = re.search(r"^```python\n(.*?Predictor.*?)^```$", card, re.MULTILINE | re.DOTALL).group(1)
-    shutil.copy(images[0], bundle / "image.png")
+    shutil.copy(next(f for f in images if "malignant" in f.name), bundle / "image.png")
     done = subprocess.run([sys.executable, "-c", lines], cwd=bundle, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.search(r"(normal|benign|malignant) \{.*\} \d+", done.stdout)

@@ -93,7 +93,7 @@ def test_every_condition_is_evaluated_once_and_the_images_go_again(tiny_prepared
     options = {"image_size": 64, "features": "[4,4,8,8,16,4]", "downscale_factor": 1}
     robustness.measure_robustness(tiny_prepared, tmp_path, output, tmp_path / "table.csv", **options)
     for name in (conditions[0], conditions[-1]):
-        assert {f.name for f in (output / name).iterdir()} == {"metrics.json", "images.csv", "run.json"}
+        assert {f.name for f in (output / name).iterdir()} == {"metrics.json", "images.csv"}
     rows = {row["condition"]: row for row in read_csv(tmp_path / "table.csv")}
     assert list(rows) == conditions and {row["weights_sha256"] for row in rows.values()} == {earlier["weights_sha256"]}
     assert {name: row["images"] for name, row in rows.items()} == dict.fromkeys(conditions, "7") | dict.fromkeys(
