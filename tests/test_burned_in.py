@@ -234,6 +234,6 @@ def test_pictures_without_dicom_and_without_labels_are_blanked_by_the_documented
 def test_the_annotation_page_shows_the_blanked_images(screens, blank, blanked, label_venv, tmp_path):
     shutil.copytree(blanked / "out" / "images", tmp_path / "studies")
     with serve_app(label_venv, tmp_path / "studies", ROOT / "bundle", tmp_path / "log") as server:
-        for path in ("/annotate/image", "/datastore/image"):
+        for path in ("/annotate/api/image", "/datastore/image"):
             content = server.request("GET", path, params={"image": "image_0001"}).content
             assert np.array_equal(pixels(io.BytesIO(content)), np.where(blank, 0, screens[0].image)), path

@@ -47,8 +47,10 @@ def test_settings_lie_beside_the_weights_and_complete_those_of_the_config(tmp_pa
 
 
 def test_the_released_weights_have_their_settings():
-    weights = ROOT / "bundle" / "models" / "model.pt"
-    assert read_settings(weights) == stored_settings(weights)
+    models = ROOT / "bundle" / "models"
+    assert read_settings(models / "small" / "model.pt") == stored_settings(models / "small" / "model.pt")
+    released = read_settings(models / "model.pt")
+    assert released["image_size"] == 160 and released.items() <= stored_settings(models / "model.pt").items()
 
 
 def test_weights_are_loaded_with_and_without_settings(tmp_path):
