@@ -89,7 +89,9 @@ def test_it_predicts_trains_and_loads_with_the_declared_packages_alone(unpacked,
     training = ["training", "--config_file", "configs/train.json", "--dataset_dir", tiny_prepared, "--epochs", "1"]
     run(*bundle, *training, "--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "curves")
     assert (tmp_path / "models" / "model.pt").is_file()
-    load = f"import sys; sys.path.insert(0, '.'); from monai.bundle import load; net = load('{NAME}', bundle_dir='..')"
+    weights = "net_override={'weights': 'models/model.pt'}"
+    load = "import sys; sys.path.insert(0, '.'); from monai.bundle import load"
+    load += f"; net = load('{NAME}', bundle_dir='..', {weights})"
     assert "PretrainedUNetClassifier" in run("-c", f"{load}; print(type(net).__name__)")
 
 
@@ -103,7 +105,7 @@ import sys
 sys.path.insert(0, "{name}")
 import monai.bundle, torch
 from breast_ultrasound.predictor import Predictor
-loaded, own = {load.replace('"bundle"', f'"{name}"')}, Predictor().network
+loaded, own = {load.replace('"bundle', f'"{name}')}, Predictor().network
 assert all(torch.equal(value, own.state_dict()[name]) for name, value in loaded.state_dict().items())
 image = torch.rand(1, 1, 256, 224)
 for one, other in zip(loaded(image).values(), own(image).values()):
