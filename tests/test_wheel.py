@@ -29,7 +29,7 @@ CARD = (ROOT / "bundle" / "docs" / "README.md").read_text(encoding="utf-8")
 (LINES,) = re.findall(r"^## From Python\n.*?^```python\n(.*?)^```$", CARD, re.MULTILINE | re.DOTALL)
 PREDICT = (
     "import json, sys\n"
-    + LINES.replace('"image.png"', "sys.argv[1]")
+    + LINES.replace('"image.png"', "sys.argv[1]").replace("Predictor()", "Predictor(predict_refused=True)")
     + "print(json.dumps([found.class_name, found.class_probabilities, int(found.mask.sum())]))"
 )
 
