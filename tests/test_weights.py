@@ -176,7 +176,7 @@ def test_an_onnx_file_brings_its_own_classes_size_and_calibration(tmp_path, capl
         found = Predictor(onnx_file=tmp_path / "own.onnx", ckpt_dir=tmp_path / "models", predict_refused=True)(image)
         assert bool(found.suspicious) == suspicious
     onnx_network(tmp_path / "bare.onnx")
-    assert not [record for record in caplog.records if record.name.startswith("breast_ultrasound")]
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
     Predictor(onnx_file=tmp_path / "bare.onnx")
     assert "bare.onnx: does not tell its classes" in caplog.text
     (tmp_path / "damaged.onnx").write_bytes(b"no network")
