@@ -33,7 +33,7 @@ class TrainingOptions(BaseModel):
 
     max_epochs: int = Field(20, ge=1, le=1000)
     val_split: float = Field(0.2, gt=0, lt=1)
-    learning_rate: float = Field(0.0005, gt=0, lt=1)
+    learning_rate: float = Field(0.0001, gt=0, lt=1)
     batch_size: int = Field(8, ge=1, le=64)
     pretrained: bool = True
 
