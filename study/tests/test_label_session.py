@@ -37,7 +37,11 @@ def testing(tmp_path_factory):
     command = ["scripts/prepare_busi.py", "--source", source, "--output_dir", folder / "prepared"]
     subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True, capture_output=True)
     parts = json.loads((folder / "prepared" / "datalist.json").read_text(encoding="utf-8"))
-    items = parts["testing"] if REAL.is_dir() else [item for part in parts.values() if isinstance(part, list) for item in part]
+    items = (
+        parts["testing"]
+        if REAL.is_dir()
+        else [item for part in parts.values() if isinstance(part, list) for item in part]
+    )
     order = np.random.default_rng(0).permutation(len(items))[: IMAGES + 20]
     return [{**items[i], **{k: folder / "prepared" / items[i][k] for k in ("image", "label")}} for i in order]
 
