@@ -4,6 +4,7 @@ from pathlib import Path
 
 STUDY = Path(__file__).resolve().parent
 RESULTS = STUDY / "results"
+EVERYTHING = "training+validation+testing"  # all images of a hospital that weights have not seen
 
 # The hospitals of training by their prepared folders, and the BasicUNet that ships beside the released network
 SITES = {"clean": "BUSI", "bus_bra": "BUS-BRA", "bus_uclm": "BUS-UCLM"}

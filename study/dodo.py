@@ -41,6 +41,7 @@ import tools  # noqa: E402, F401  (puts the bundle's package on the path)
 from study import (  # noqa: E402
     AWAY,
     EVALUATIONS,
+    EVERYTHING,
     EXTERNAL,
     FEWER,
     LEFT_OUT,
@@ -67,7 +68,6 @@ LEVERS = {
 }
 TRIALS = [(lever, name, 8) for lever in LEVERS for name in KEPT]
 TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
-EVERYTHING = "training+validation+testing"
 EXPORTS = {
     "exports": {"pytorch": "", "onnx": "model.onnx"},
     "small": {"small_pytorch": "", "small_int8": "model_int8.onnx"},

@@ -14,7 +14,7 @@ from breast_ultrasound.files import sha256
 from breast_ultrasound.images import NORMAL, open_image, to_mask
 from breast_ultrasound.metrics import MISSED_BELOW, auroc
 from breast_ultrasound.transforms import LesionMaskd
-from study import RESULTS
+from study import EVERYTHING, RESULTS
 from study.experiments import commit
 from study.postprocessing import evaluation
 
@@ -113,7 +113,7 @@ def score_site(
     dataset_dir: Path,
     name: str,
     seed: int = 0,
-    split: str = "training+validation+testing",
+    split: str = EVERYTHING,
     output: Path = RESULTS / "sites.csv",
     **options: object,
 ) -> None:

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from tools.cli import parse_bundle
 from torch import nn
 
 from breast_ultrasound.calibration import MASK, NEUTRAL
@@ -51,6 +52,14 @@ def test_the_released_weights_have_their_settings():
     assert read_settings(models / "small" / "model.pt") == stored_settings(models / "small" / "model.pt")
     released = read_settings(models / "model.pt")
     assert released["image_size"] == 160 and released.items() <= stored_settings(models / "model.pt").items()
+
+
+def test_a_training_takes_the_image_size_of_the_weights_that_it_starts_from():
+    for start, size in (("", 256), ("model.pt", 160), ("small/model.pt", 256)):
+        pretrained = str(ROOT / "bundle" / "models" / start) if start else ""
+        assert parse_bundle("train", pretrained=pretrained).get_parsed_content("image_size") == size
+    own = parse_bundle("train", pretrained=str(ROOT / "bundle/models/model.pt"), image_size=192)
+    assert own.get_parsed_content("image_size") == 192
 
 
 def test_weights_are_loaded_with_and_without_settings(tmp_path):
