@@ -68,6 +68,7 @@ LEVERS = {
 }
 TRIALS = [(lever, name, 8) for lever in LEVERS for name in KEPT]
 TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
+SEEDS = (1, 2)  # of the first training without BUS-UCLM, beside 0
 EXPORTS = {
     "exports": {"pytorch": "", "onnx": "model.onnx"},
     "small": {"small_pytorch": "", "small_int8": "model_int8.onnx"},
@@ -300,6 +301,20 @@ def levers() -> None:
             score_site(folder, runs(tested), name, output=RESULTS / "levers.csv")
 
 
+def seeds() -> None:
+    """Repeat the first training without BUS-UCLM with other seeds; test all of them there and on BrEaST."""
+    from study.sites import score_site
+
+    name = "without_bus_uclm"
+    for seed in (0, *SEEDS):
+        folder = runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
+        if seed:
+            others = [site for site in SITES if site != LEFT_OUT[name]]
+            training(f"seeds/{name}_{seed}", others, seed=seed, **FIRST)
+        for site, split in ((LEFT_OUT[name], EVERYTHING), ("external", "testing")):
+            score_site(folder, runs(site), name, seed, split, RESULTS / "seeds.csv")
+
+
 def operating_points() -> None:
     """Lesions missed against normals with a mask, at home and on sets with normals that the weights have not seen."""
     from study.postprocessing import fold_options, operating_points
@@ -408,6 +423,7 @@ def training_steps() -> Iterator[dict]:
     ]
     yield step("cross_validation", "every fold; 1 h", cross_validate, makes, [], [*needs, "train_without_busi"])
     needs = [*everyone, "prepare_external"]
+    yield step("seeds", "the first training three times; 2 h", seeds, ["results/seeds.csv"], [], needs)
     yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
 
 

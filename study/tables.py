@@ -240,6 +240,21 @@ def levers() -> str:
     return markdown(pandas.DataFrame(rows))
 
 
+def seeds() -> str:
+    """One training three times: each figure of study/sites.py by seed, their mean and standard deviation."""
+    found, rows = pandas.read_csv(RESULTS / "seeds.csv"), []
+    titles = {"lesion_dice": "Dice", "missed_rate": "missed", "malignant_benign": "AUROC, malignant-benign"}
+    normals = {"false_mask_rate": "normal with a mask", "missed_at_30_false": "missed at 30 % false"}
+    normals |= {"presence": "AUROC, presence"}
+    for site, table in found.groupby("site", sort=False):
+        for name, title in (titles | (normals if site in SITES else {})).items():
+            values = table.set_index("seed")[name]
+            shown = {f"seed {seed}": f"{value:.3f}" for seed, value in values.items()}
+            row = {"tested on": {**SITES, "external": "BrEaST"}[site], "": title, **shown}
+            rows.append({**row, "mean ± SD": f"{values.mean():.3f} ± {values.std():.3f}"})
+    return markdown(pandas.DataFrame(rows))
+
+
 def exports() -> str:
     """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
     names, rows = (*BRIEF[:3], "macro_f1", "auroc_malignant"), []
@@ -326,6 +341,7 @@ TABLES = {
             operating_points,
             robustness,
             levers,
+            seeds,
             exports,
             simulated_annotation,
             simulated_readers,
