@@ -93,6 +93,15 @@ def test_a_right_command_passes_and_an_evaluation_is_asked_for_its_own_split_alo
         check_command([*EVALUATE, *options])
 
 
+def test_an_option_that_the_network_in_force_has_not_is_refused(tiny_prepared):
+    features = ["--dataset_dir", str(tiny_prepared), "--features", "[8,8,16,16,32,8]"]
+    check_command([*TRAIN, *features])
+    pretrained = f"['{CONFIGS / 'train.json'}','{CONFIGS / 'train_pretrained.json'}']"
+    for command in ([*TRAIN[:-1], pretrained], [*EVALUATE, "--ckpt_dir", str(ROOT / "bundle/models")]):
+        with pytest.raises(ValueError, match="--features: .*PretrainedUNetClassifier, has none; leave it out"):
+            check_command([*command, *features])
+
+
 def test_files_of_one_problem_are_counted_and_not_all_named(tmp_path):
     items = [{"image": f"/nowhere/{n}.png", "label": f"/nowhere/{n}_mask.png", "class": 0} for n in range(60)]
     lines = item_problems(items, "training", ["a", "b"])

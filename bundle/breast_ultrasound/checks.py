@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from .cli import PATHS
-from .command import check_overrides, first_cause, last_line
+from .command import check_overrides, first_cause, last_line, typed_options
 from .data import UNKNOWN_CLASS, load_datalist, read_datalist
 from .files import sha256, shown
 from .images import FRAMES, near_duplicates, open_image, thumbnail, to_contrasted_grey, to_grey, to_mask
@@ -178,6 +179,7 @@ def check_command(arguments: list[str] | None = None) -> None:
     if parser is None:
         return
     problems, thumbs = option_problems(parser), {}
+    problems += [] if problems else _without_effect(parser, arguments)
     if "train#dataset#data" in parser:
         problems += data_problems(parser, thumbs)
         for line in [] if problems else data_warnings(parser, thumbs):
@@ -185,6 +187,17 @@ def check_command(arguments: list[str] | None = None) -> None:
     if problems:
         count = f"{len(problems)} problems:\n" if len(problems) > 1 else ""
         raise ValueError(count + "\n".join(problems))
+
+
+def _without_effect(parser: ConfigParser, arguments: list[str] | None) -> list[str]:
+    """One line for each given option of the BasicUNet where the network in force is another one."""
+    given = typed_options(sys.argv[1:] if arguments is None else arguments)
+    names = [name for name in ("features", "downscale_factor") if name in given]
+    if not names:
+        return []
+    network = parser.get_parsed_content("network_def")
+    told = f"the network in force, {type(network).__name__}, has none; leave it out"
+    return [f"--{name}: {told}" for name in names if name not in getattr(network, "settings", {})]
 
 
 def options_in_force() -> dict[str, object]:
