@@ -82,8 +82,8 @@ def load_imagenet(network: SmpUnet, path: str = "") -> None:
     # Both list the layers in the order of the forward pass
     filled = dict(zip(state, given.values()))
     stem = next(iter(state))
-    filled[stem] = filled[stem].sum(1, keepdim=True)
-    if len(given) != len(state) or any(filled[name].shape != value.shape for name, value in state.items()):
+    filled[stem] = filled[stem].sum(1, keepdim=True) if filled[stem].ndim == 4 else filled[stem]
+    if [value.shape for value in filled.values()] != [value.shape for value in state.values()]:
         raise ValueError(f"{path}: not the weights of {ENCODER}; leave --imagenet out")
     encoder.load_state_dict(filled)
 
