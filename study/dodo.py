@@ -425,6 +425,18 @@ def training_steps() -> Iterator[dict]:
     needs = [*everyone, "prepare_external"]
     yield step("seeds", "the first training three times; 2 h", seeds, ["results/seeds.csv"], [], needs)
     yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
+    makes = ["results/peers.csv", "results/peers_differences.csv"]
+    action = call("study.peers.comparison.compare", runs(), *(STUDY / file for file in makes))
+    about = "networks of other libraries, in shares: python -m study.peers --help; 4 h"
+    yield step("peers", about, action, makes, [], needs)
+    action = partial(prepare, runs("folds_random"), "busi", "busi", folds=5, protocol="random")
+    makes = [runs("folds_random/datalist_fold_0.json")]
+    yield step("folds_random", "BUSI in five folds that part scans; 1 min", action, makes)
+    folds, makes = {"clean": runs("folds"), "random": runs("folds_random")}, ["results/random_protocol.csv"]
+    paths = [folds, runs("random_protocol"), STUDY / makes[0]]
+    action = call("study.random_protocol.random_protocol", *paths)
+    about = "what a split that parts scans adds; 1 h"
+    yield step("random_protocol", about, action, makes, [], ["folds", "folds_random"])
 
 
 def evaluation_steps() -> Iterator[dict]:
