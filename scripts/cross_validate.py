@@ -4,7 +4,7 @@
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
         [--with_sets "{'runs/bus_bra/datalist.json': 1}"] [--only "[0,1]"] [--epochs 40 ...]
 
-or with the recipe of the released weights, in four commands:
+or with the recipe of the small network, models/small, in four commands:
 
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_first --config train_joint
         --with_sets "{'runs/bus_bra/datalist.json': 1}"
@@ -12,6 +12,13 @@ or with the recipe of the released weights, in four commands:
         --with_sets "{'runs/bus_bra/datalist.json': 1}" --after runs/folds_first --seed 0; the same with 1 for 0
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_mean
         --mean_of "['runs/folds_round_0','runs/folds_round_1']"
+
+or as the published cross-validation of the released weights, from those that have not seen BUSI:
+
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
+        --with_sets "{'runs/bus_bra/datalist.json': 1, 'runs/bus_uclm/datalist.json': 1}" --config train_pretrained
+        --pretrained study/weights/without_busi/model.pt --train_split training+validation --epochs 8 --val_interval 8
+        --learning_rate 0.0005
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `images.csv` (every
 image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run

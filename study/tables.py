@@ -18,7 +18,7 @@ from tools.cli import ROOT
 from breast_ultrasound.files import sha256, write_whole
 from study import AWAY, BRIEF, EVALUATIONS, EXTERNAL, HOME, LEFT_OUT, RESULTS, SITES, SMALL
 
-TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md")
+TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md", "docs/evidence_tables.md")
 METADATA = "bundle/configs/metadata.json"
 METRICS = ("lesion_dice", "lesion_iou", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -62,7 +62,7 @@ CALIBRATION = {
     "accuracy_at_80_coverage": "accuracy without the 20 % least sure images",
 }
 # What the model card shows
-SHORT = {name: TITLES[name] for name in (*BRIEF, "auroc_benign_malignant", "sensitivity_at_90")}
+SHORT = {name: TITLES[name] for name in (*BRIEF[:4], "auroc_benign_malignant", "sensitivity_at_90")}
 HOME_AND_AWAY = (*HOME, *AWAY)
 
 
@@ -112,7 +112,7 @@ def results() -> str:
         "false_mask_rate": "normal with a mask",
         "auroc_benign_malignant": "AUROC",
     }
-    for name in EVALUATIONS:
+    for name in HOME_AND_AWAY:
         found = report[name]
         row = {"": EVALUATIONS[name], "images": found["images"]}
         for metric in (*BRIEF[:4], "auroc_benign_malignant"):

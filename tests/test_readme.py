@@ -31,7 +31,11 @@ def commands(text, start):
     return [line for block in blocks for line in block.splitlines() if line.startswith(start)]
 
 
-@pytest.mark.parametrize("text, folder", [(README, ROOT), (CARD, ROOT / "bundle")], ids=["README", "model card"])
+@pytest.mark.parametrize(
+    "text, folder",
+    [(README, ROOT), (CARD, ROOT / "bundle"), (REFERENCE, ROOT / "bundle")],
+    ids=["README", "model card", "reference"],
+)
 def test_options_of_bundle_commands_exist(text, folder, monkeypatch):
     monkeypatch.chdir(folder)
     found = [line for line in text.splitlines() if "-m monai.bundle run" in line]
