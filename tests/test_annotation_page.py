@@ -336,6 +336,12 @@ class TestInTheBrowser:
             assert with_box and corrected[height // 4, width // 4]
             two, with_box = click(far)
             assert not with_box and two[far[1], far[0]] and two[corrected].all()
+            # "Not here" on a lesion that the latest map has no part in takes it away
+            page.keyboard.press("d")
+            middle = width // 8, height // 8
+            left = asked(lambda: page.mouse.click(*to_screen(page, image, *middle)))
+            assert corrected[middle[::-1]] and not left[: height // 3, : width // 3].any() and left[far[::-1]]
+            page.keyboard.press("Control+z")
             page.keyboard.press("2")
             mask, _ = submitted(server, page, reader, name)
             assert np.array_equal(mask, two)
@@ -693,6 +699,11 @@ class TestStudy:
                 assert [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found["violations"]] == [], key
                 assert "color-contrast" in {rule["id"] for rule in found["passes"]}
                 page.keyboard.press("Escape")
+            for tool in ("click", "brush"):  # all tools can be reached with the image in sight, and above submit
+                page.locator(f"[data-tool={tool}]").click()
+                view = page.locator("#view").bounding_box()
+                assert view["y"] >= 0 and view["y"] + view["height"] <= size["height"]
+                page.locator("#submit").click(trial=True)
 
     def test_the_train_button_tells_how_far_it_is_and_whether_the_new_model_serves(self, browser, server, prepared):
         for file in sorted((prepared / "labels").glob("malignant*.png"))[:4]:

@@ -92,6 +92,7 @@ function isBeyond([left, top, right, bottom], { x, y }) {
 function askClick(point, lesion) {
   const [x, y] = [point.x, point.y].map(Math.floor), { width, height } = tools.mask;
   if (x < 0 || y < 0 || x >= width || y >= height) return;
+  if (!lesion && tools.erasePart(point)) return say("This part is gone; undo brings it back.");
   let another = false;
   const ask = (image) => {
     const { clicks = [], box = null } = tools.source ?? {};

@@ -81,6 +81,16 @@ export class Tools {
     return { ...mask, data: mask.data.map((value, i) => (own.data[i] === 1 ? 0 : value)) };
   }
 
+  // Erase the part at a point if no pixel of it is the model's; whether there was one.
+  erasePart(point) {
+    const mask = copy(this.mask);
+    if (!fill(mask, point, 0) || mask.data.some((value, i) => value !== this.mask.data[i] && this.own.data[i] !== 1)) return false;
+    note(this.own, this.mask, mask);
+    this.mask = mask;
+    this.commit("click away");
+    return true;
+  }
+
   clear() {
     if (!area(this.mask)) return;
     this.own.data.fill(2);
