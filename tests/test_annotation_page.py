@@ -20,6 +20,7 @@ import pytest
 import requests
 from label_server import png_bytes, serve_app
 from PIL import Image
+from scipy import ndimage
 from test_pages import CHROMIUM, DESK, PHONE
 
 from breast_ultrasound.images import EXTENSIONS
@@ -287,6 +288,76 @@ class TestInTheBrowser:
                 (line,) = [line for line in csv.DictReader(file) if line["reader"] == reader]
             assert line["tools"].split(" ") == ["clear", "brush", "click", "click", "away"]
 
+    def test_a_second_lesion_adds_to_the_first(self, browser, server):
+        reader = "lesions"
+        with opened(browser, server, reader) as page:
+            name = ready(page)
+            height, width = image = size_of(server, name)
+            first, second = (10, 10, width // 4, height // 4), (width // 2, height // 2, width - 10, height - 10)
+            far = width - 30, height - 30
+
+            def drawn():
+                return draft_of(page, reader)[0].reshape(image)
+
+            def asked(action):
+                """Ask the model; return what is drawn with its answer."""
+                step = draft_of(page, reader)[1]["history"]["step"]
+                action()
+                wait_until(page, lambda: draft_of(page, reader)[1]["history"]["step"] > step)
+                return drawn()
+
+            def box(left, top, right, bottom):
+                page.keyboard.press("m")
+                ends = (left, top), (right, bottom)
+                return asked(lambda: drag(page, *(to_screen(page, image, *end) for end in ends)))
+
+            def click(point):
+                page.keyboard.press("i")
+                mask = asked(lambda: page.mouse.click(*to_screen(page, image, *point)))
+                draft = draft_of(page, reader)[1]
+                return mask, bool(draft["history"]["sources"][draft["source"]].get("box"))
+
+            page.keyboard.press("Delete")
+            one = box(*first)
+            assert one.any() and not one[height // 2 :].any()
+            two = box(*second)
+            assert np.array_equal(two[: height // 2], one[: height // 2]) and two[height // 2 :].any()
+            larger = asked(lambda: page.keyboard.press(","))  # of the lesion that was asked for last
+            assert np.array_equal(larger[: height // 2], one[: height // 2]) and larger.sum() > two.sum()
+            assert ndimage.label(larger, np.ones((3, 3)))[1] > 1
+            anew = box(15, 15, width // 5, height // 5)  # the first one again
+            assert np.array_equal(anew[height // 2 :], larger[height // 2 :])
+            assert anew[: height // 2].sum() < one[: height // 2].sum()
+            for _ in range(3):
+                page.keyboard.press("Control+z")
+            assert np.array_equal(drawn(), one)
+            # A click far from the box begins another lesion; one near it corrects the box's
+            corrected, with_box = click((width // 4, height // 4))
+            assert with_box and corrected[height // 4, width // 4]
+            two, with_box = click(far)
+            assert not with_box and two[far[1], far[0]] and two[corrected].all()
+            # "Not here" on a lesion that the latest map has no part in takes it away
+            page.keyboard.press("d")
+            middle = width // 8, height // 8
+            left = asked(lambda: page.mouse.click(*to_screen(page, image, *middle)))
+            assert corrected[middle[::-1]] and not left[: height // 3, : width // 3].any() and left[far[::-1]]
+            page.keyboard.press("Control+z")
+            page.keyboard.press("2")
+            mask, _ = submitted(server, page, reader, name)
+            assert np.array_equal(mask, two)
+
+    def test_an_image_is_shown_in_its_colours(self, browser, server):
+        with opened(browser, server, "colours") as page:
+            height, width = size_of(server, ready(page))
+            content = io.BytesIO()
+            Image.fromarray(np.full((height, width, 3), (200, 60, 20), np.uint8)).save(content, "png")
+            page.route("**/api/image?*", lambda r: r.fulfill(body=content.getvalue(), content_type="image/png"))
+            page.reload()
+            ready(page)
+            page.keyboard.press("Delete")
+            shot = Image.open(io.BytesIO(page.locator("#view").screenshot())).convert("RGB")
+            assert (np.abs(np.asarray(shot, int) - (200, 60, 20)).max(-1) < 3).mean() > 0.4
+
     def test_a_draft_survives_a_reload_and_a_save_that_fails_is_told(self, browser, server):
         reader = "draft"
         with opened(browser, server, reader, faults=["net::ERR_FAILED"]) as page:
@@ -358,7 +429,15 @@ class TestInTheBrowser:
             size = 12 * 1.2**4
             centre = image[1] / 2 - 0.5, image[0] / 2 - 0.5
             assert dice(mask, capsule(image, centre, (centre[0] + 5 * size, centre[1]), size / 2)) > 0.99
+            page.keyboard.press("Control+z")  # a step back over what was submitted
+            told(page, "P goes back to the image before")
+            page.keyboard.press("p")
+            shown(page, name)
+            assert np.array_equal(submitted(server, page, reader, name)[0], mask)
             name = ready(page)
+            for percent in ("20", "40", "0"):
+                page.keyboard.press("v")
+                assert page.input_value("#opacity") == percent
             page.keyboard.press("z")
             mask, info = submitted(server, page, reader, name)
             assert info["not_readable"] and "class" not in info and not mask.any()
@@ -620,6 +699,11 @@ class TestStudy:
                 assert [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found["violations"]] == [], key
                 assert "color-contrast" in {rule["id"] for rule in found["passes"]}
                 page.keyboard.press("Escape")
+            for tool in ("click", "brush"):  # all tools can be reached with the image in sight, and above submit
+                page.locator(f"[data-tool={tool}]").click()
+                view = page.locator("#view").bounding_box()
+                assert view["y"] >= 0 and view["y"] + view["height"] <= size["height"]
+                page.locator("#submit").click(trial=True)
 
     def test_the_train_button_tells_how_far_it_is_and_whether_the_new_model_serves(self, browser, server, prepared):
         for file in sorted((prepared / "labels").glob("malignant*.png"))[:4]:

@@ -1,12 +1,16 @@
-"""How often the annotation server decodes an image: once while somebody works on it."""
+"""How often the annotation server decodes an image: once while somebody works on it; and its colours."""
 
 import json
 import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from label_server import APP, SHIM, environment
+from PIL import Image
+
+from lib.images import read_grey, read_shown
 
 # The page's own functions, called as the server calls them, with a count of what is decoded
 CODE = """
@@ -53,6 +57,21 @@ save(first, "b")
 counted("agreement", lambda: page.agreement("c"))
 print(json.dumps(counts))
 """
+
+
+def test_an_image_is_shown_in_its_colours_where_it_has_any(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)
+    coloured = np.stack([grey] * 3, axis=2)
+    coloured[5:9, 5:9] = (200, 60, 20)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "lossy.jpg")
+    Image.fromarray(coloured).save(tmp_path / "colours.png")
+    Image.fromarray(coloured).quantize().save(tmp_path / "palette.png")
+    for name in ("grey.png", "lossy.jpg"):
+        assert np.array_equal(read_shown(tmp_path / name), read_grey(tmp_path / name))
+    assert np.array_equal(read_shown(tmp_path / "colours.png"), coloured)
+    assert read_grey(tmp_path / "colours.png").shape == (40, 50)
+    assert read_shown(tmp_path / "palette.png").shape == (40, 50, 3)
 
 
 @pytest.mark.slow

@@ -195,6 +195,9 @@ def test_images_are_parted_among_readers_but_for_those_that_all_read():
     assert len(first) == len(second) == 30 and first == sorted(first)
     assert study.assigned("c", IMAGES) == IMAGES == Study().assigned("a", IMAGES)
     hidden = study.model_copy(update={"hide_names": True}).assigned("a", IMAGES)
+    gold = set(IMAGES[:5])
+    assert gold <= set(study.assigned("a", IMAGES, gold)) & set(study.assigned("b", IMAGES, gold))
+    assert set(study.assigned("a", IMAGES, gold)) == set(first) | gold
     assert set(hidden) == set(first) and hidden != first  # their order tells as much as their names
 
 

@@ -72,7 +72,12 @@ def only_meant(probability: np.ndarray, threshold: float, clicks: list[Click], m
 
 
 def ask_at(
-    predictor: Predictor, image: np.ndarray, mask: np.ndarray, clicks: list[Click], box: Box | None = None
+    predictor: Predictor,
+    image: np.ndarray,
+    mask: np.ndarray,
+    clicks: list[Click],
+    box: Box | None = None,
+    threshold: float | None = None,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """What the model sees where a person clicks, and the rule that makes a mask of it.
 
@@ -82,9 +87,10 @@ def ask_at(
     Args:
         predictor: the model.
         image: 8-bit grey (height, width).
-        mask: what is drawn now, (height, width), bool.
+        mask: what the model has made of it so far, (height, width), bool.
         clicks: in the image.
         box: that was drawn before, if any.
+        threshold: that cuts the map now; None for the model's own, or the box's.
 
     Returns:
         probability of the lesion, (height, width), float32, in [0, 1]; values by the names of ``Predictor.mask_rule``.
@@ -93,7 +99,7 @@ def ask_at(
         ValueError: the surroundings of the box have one grey alone.
     """
     total, count = predictor(image).lesion_probability.copy(), np.ones(image.shape)
-    rule = RULE if box else {**RULE, "mask_threshold": predictor.mask_rule["mask_threshold"]}
+    threshold = threshold or (RULE if box else predictor.mask_rule)["mask_threshold"]
     for x, y, _ in clicks if box is None else ():
         left, top, right, bottom = around(mask, x, y)
         try:
@@ -102,5 +108,7 @@ def ask_at(
             continue
         count[top:bottom, left:right] += 1
     mean = ask(predictor, image, total, box) if box else total / count
-    threshold = rule["mask_threshold"]
-    return only_meant(move(mean, threshold, clicks, mask), threshold, clicks, mask), rule
+    return only_meant(move(mean, threshold, clicks, mask), threshold, clicks, mask), {
+        **RULE,
+        "mask_threshold": threshold,
+    }

@@ -32,10 +32,11 @@ from . import login, readers, study
 from .box import RULE, Box, ask
 from .clicks import Click, ask_at
 from .consensus import NOT_READABLE, UNKNOWN, common_class, is_read, majority, says, staple
-from .datastore import ONE_AT_A_TIME, Kept, Unlabelled, grey_of
+from .datastore import ONE_AT_A_TIME, Kept, Unlabelled, check_readable, grey_of
 from .endpoints import PLAIN_BYTES, UPLOAD_BYTES
 from .errors import RequestError
 from .export import export
+from .images import read_shown
 from .infer import answer
 from .pixels import STEPS, base64_png, png, to_steps
 from .progress import PROGRESS
@@ -65,11 +66,22 @@ def one_at_a_time(route):
     return call
 
 
+def path_of(image: str) -> str:
+    """Path of an image of the folder."""
+    with ONE_AT_A_TIME:
+        return app_instance().datastore().path(image)
+
+
 def grey(image: str) -> np.ndarray:
     """An image of the folder as the model sees it: 8-bit grey (height, width)."""
-    with ONE_AT_A_TIME:
-        path = app_instance().datastore().path(image)
-    return grey_of(path)
+    return grey_of(path_of(image))
+
+
+def as_shown(image: str) -> Image.Image:
+    """The same as a person sees it: in its colours, where it has any."""
+    path = path_of(image)
+    check_readable(path)
+    return Image.fromarray(read_shown(path))
 
 
 def option(name: str) -> float:
@@ -146,10 +158,16 @@ def config(request: Request) -> dict:
     }
 
 
+def assigned(reader: str) -> list[str]:
+    """The images that a reader is to read, in her order."""
+    app = app_instance()
+    store = app.datastore()
+    return app.study.assigned(reader, store.list_images(), store.labels(readers.GOLD))
+
+
 def progress(reader: str) -> dict:
     """How many of her images a reader has labelled, of how many."""
-    store = app_instance().datastore()
-    own = set(app_instance().study.assigned(reader, store.list_images()))
+    store, own = app_instance().datastore(), set(assigned(reader))
     return {"labelled": len(own & store.labels(readers.tag(reader)).keys()), "of": len(own)}
 
 
@@ -182,27 +200,27 @@ def next_image(asked: NextImage, reader: Reader) -> dict:
     if asked.order not in app.orders:
         raise RequestError(404, f"order {asked.order!r} is unknown; use {', '.join(app.orders)}")
     told = {"other_window": other_window(reader, asked.window), **progress(reader)}
-    assigned = app.study.assigned(reader, store.list_images())
-    repeated = readers.to_repeat(store, reader, assigned, option("repeated"), asked.skip)
+    own = assigned(reader)
+    repeated = readers.to_repeat(store, reader, own, option("repeated"), asked.skip)
     if repeated:
         return {"image": repeated, "again": True, "left_out": [], **told}
     done = store.labels(readers.tag(reader)).keys() | asked.skip
-    unlabelled = [name for name in assigned if name not in done]
+    unlabelled = [name for name in own if name not in done]
     chosen = app.orders[asked.order]({"strategy": asked.order}, Unlabelled(store, unlabelled)) or {"id": None}
     return {"image": chosen["id"], "again": False, "left_out": chosen.get("left_out", []), **told}
 
 
 @router.get("/image")
 def image(image: str) -> Response:
-    """An image as PNG, 8-bit grey; its ETag tells contents apart."""
-    content = png(Image.fromarray(grey(image)))
+    """An image as PNG, 8-bit grey or in its colours; its ETag tells contents apart."""
+    content = png(as_shown(image))
     return Response(content, media_type="image/png", headers={"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
 
 
 @router.get("/thumbnail")
 def thumbnail(image: str) -> Response:
     """The same, small."""
-    small = Image.fromarray(grey(image))
+    small = as_shown(image)
     small.thumbnail((SMALL, SMALL))
     return Response(png(small), media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
@@ -293,25 +311,28 @@ def box_inside(box: Box, pixels: np.ndarray) -> Box:
 
 
 class Clicks(BaseModel):
-    """Where a person has clicked, in pixels, and whether the lesion is there; the box before, if there was one."""
+    """Where a person has clicked, in pixels, and whether the lesion is there; the box before, if there was one, and the
+    threshold that was chosen."""
 
     clicks: list[Click] = Field(min_length=1, max_length=CLICKS)
     box: Box | None = None
+    threshold: float | None = Field(None, gt=0, lt=1)
 
 
 @router.post("/clicks", max_body_size=UPLOAD_BYTES)
 def ask_clicks(image: str, params: str = Form("{}"), mask: UploadFile = File(...)) -> dict:
-    """The lesion's map after a person has clicked, where ``mask`` was drawn."""
+    """The lesion's map after a person has clicked, where ``mask`` is the model's part of what is drawn."""
     asked = Clicks.model_validate_json(params)
     pixels = grey(image)
     box = asked.box and box_inside(asked.box, pixels)
     for x, y, _ in asked.clicks:
         if not (0 <= x < pixels.shape[1] and 0 <= y < pixels.shape[0]):
             raise RequestError(400, f"click {[x, y]} is outside the image")
+    predictor = app_instance().models.predictor()
     with received(mask, ".png") as path, ONE_AT_A_TIME:
         drawn = app_instance().datastore().read_label(image, path)
     try:
-        return as_map(*ask_at(app_instance().models.predictor(), pixels, drawn, asked.clicks, box))
+        return as_map(*ask_at(predictor, pixels, drawn, asked.clicks, box, asked.threshold))
     except ValueError as error:
         raise RequestError(422, f"the surroundings of the box: {error}") from error
 
@@ -402,7 +423,7 @@ def images(reader: Reader) -> list[dict]:
             "by": [said_by(tag, name, labels[name]) for tag, labels in given.items() if name in labels],
             "disagree": scores.get(name, 0) > 1,
         }
-        for name in app.study.assigned(reader, store.list_images())
+        for name in assigned(reader)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Container
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,8 @@ class Study(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     readers: dict[str, Literal["reader", "adjudicator"]] = {}  # by name; without any, everybody may do everything
-    overlap: float = Field(1.0, ge=0, le=1)  # fraction of the images that all readers read; each other has one reader
+    # Fraction of the images that all readers read, beside those with a gold label; each other has one reader.
+    overlap: float = Field(1.0, ge=0, le=1)
     fields: dict[str, list[str]] = {}  # asked of each image in the page, such as BI-RADS, with their choices
     hide_names: bool = False  # of the image files, which may tell the diagnosis
 
@@ -32,16 +34,16 @@ class Study(BaseModel):
         """What a reader may do; None where she is not in the list."""
         return self.readers.get(name) if self.readers else ADJUDICATOR
 
-    def assigned(self, name: str, images: list[str]) -> list[str]:
-        """Those of some images, sorted, that a reader is to read, one after another.
+    def assigned(self, name: str, images: list[str], gold: Container[str] = ()) -> list[str]:
+        """Those of some images, sorted, that a reader is to read, one after another; all readers read ``gold`` ones.
 
         Where names are hidden they come in an order of no meaning: sorted, all of one diagnosis would come together.
         """
         names, own = self.reading(), images
         if name in names:
             order, shared = ranked("assigned", images), round(self.overlap * len(images))
-            own = [image for i, image in enumerate(order) if i < shared or i % len(names) == names.index(name)]
-            own.sort()
+            turns = [i < shared or i % len(names) == names.index(name) for i in range(len(order))]
+            own = sorted(image for image, turn in zip(order, turns) if turn or image in gold)
         return ranked("order", own) if self.hide_names else own
 
     def reading(self) -> list[str]:

@@ -25,17 +25,23 @@ const send = async (path, body, method = "POST") => {
   return (await call(path, { method, headers, body: form ? body : JSON.stringify(body) })).json();
 };
 
-// Grey values, one byte a pixel, of a PNG.
-async function grey(blob) {
+// Grey values, one byte a pixel, of a PNG; of one in colour its red ones, and `colours`, four bytes a pixel.
+async function decoded(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
   const pixels = context.getImageData(0, 0, bitmap.width, bitmap.height).data;
-  return { width: bitmap.width, height: bitmap.height, data: pixels.filter((_, i) => i % 4 === 0) };
+  const data = new Uint8Array(bitmap.width * bitmap.height);
+  let coloured = false;
+  for (let i = 0, j = 0; i < data.length; i++, j += 4) {
+    data[i] = pixels[j];
+    coloured ||= pixels[j] !== pixels[j + 1] || pixels[j] !== pixels[j + 2];
+  }
+  return { width: bitmap.width, height: bitmap.height, data, colours: coloured ? pixels : null };
 }
 
-const fromBase64 = (text) => grey(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
+const fromBase64 = (text) => decoded(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
 
 async function png({ width, height, data }) {
   const canvas = new OffscreenCanvas(width, height);
@@ -67,7 +73,7 @@ export const stopTraining = () => send("../train/", {}, "DELETE");
 // `content`, a hash, tells the image from another one of its name.
 async function pixelsOf(image) {
   const response = await call(`api/image?${query({ image })}`);
-  return { ...(await grey(await response.blob())), content: response.headers.get("ETag") };
+  return { ...(await decoded(await response.blob())), content: response.headers.get("ETag") };
 }
 
 // A map that the slider cuts, with the rule that makes a mask of it; a draft keeps it as it came.

@@ -15,7 +15,7 @@ export class View {
     this.shown = document.createElement("canvas");
     this.display = { window: 255, level: 128 }; // window and level
     this.hidden = false; // all outlines
-    this.bare = false; // without the suggestion
+    this.bare = false; // without those of model and other readers
     this.opacity = 0; // of the mask's inside
     this.others = []; // outlines of several readers, as paths
     this.whole = true; // the whole image is shown, and stays so when the window changes
@@ -46,13 +46,11 @@ export class View {
     const display = { window: within(window, LIMITS.window), level: within(level, LIMITS.level) };
     this.display = display;
     if (!this.pixels) return;
-    const { width, height, data } = this.pixels, low = display.level - display.window / 2;
-    const table = Uint32Array.from({ length: 256 }, (_, value) => {
-      const grey = Math.round(Math.min(255, Math.max(0, ((value - low) / display.window) * 255)));
-      return 0xff000000 | (grey * 0x010101);
-    });
+    const { width, height, data, colours } = this.pixels, low = display.level - display.window / 2;
+    const table = Uint32Array.from({ length: 256 }, (_, value) => Math.round(within(((value - low) / display.window) * 255, [0, 255])));
     const image = new ImageData(width, height), target = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < data.length; i++) target[i] = table[data[i]];
+    if (colours) for (let i = 0; i < colours.length; i++) image.data[i] = i % 4 === 3 ? 255 : table[colours[i]];
+    else for (let i = 0; i < data.length; i++) target[i] = 0xff000000 | (table[data[i]] * 0x010101);
     this.shown.getContext("2d").putImageData(image, 0, 0);
     this.draw();
   }
@@ -139,7 +137,7 @@ export class View {
     if (!this.hidden && this.mask) {
       if (this.opacity) this.fill(this.opacity);
       if (this.suggestion && !this.bare) this.stroke(this.suggestion, SUGGESTION, [4, 6]);
-      this.others.forEach((path, i) => this.stroke(path, COLOURS[i % COLOURS.length]));
+      if (!this.bare) this.others.forEach((path, i) => this.stroke(path, COLOURS[i % COLOURS.length]));
       this.stroke(this.path, MASK, this.others.length ? [8, 4] : []);
     }
     if (this.preview) this.stroke(this.preview, "#fff", [6, 3]);

@@ -13,6 +13,7 @@ const $ = (selector) => document.querySelector(selector);
 const view = new View($("#view"));
 const LARGEST = 100; // brush, in pixels
 const PRESETS = { full: { window: 255, level: 128 }, dark: { window: 128, level: 64 }, soft: { window: 400, level: 128 } };
+const FILLS = [20, 40]; // percent, which a key goes through
 const LEAST = 0.05; // threshold; 1 less it is the most
 const EDGE = Math.log(1 / LEAST - 1);
 const STEP = 0.4; // of the threshold's logit, for a key
@@ -76,22 +77,32 @@ function askModel(ask, use) {
 function askBox({ left, top, right, bottom }) {
   const box = [left, top, right, bottom].map(Math.round);
   askModel((image) => api.askBox(image, box), (source) => {
-    Object.assign(tools, { source, threshold: source.rule.mask_threshold });
-    tools.use(tools.base(), "box", source);
-    say("The outline is the model's and your box's together; its size can be changed.");
+    tools.box(source, { left, top, right, bottom });
+    say("In the box the outline is the model's and your box's together. Parts elsewhere stay.");
   });
 }
 
-// Clicks add up, after a box too, until the outline is replaced.
+// Whether a point is so far from a box that it is in another lesion; as lib/box.py `surroundings`.
+function isBeyond([left, top, right, bottom], { x, y }) {
+  const columns = (right - left) / 2, rows = (bottom - top) / 2;
+  return x < left - columns || x >= right + columns || y < top - rows || y >= bottom + rows;
+}
+
+// Clicks add up, after a box too, until the outline is replaced; far from the box another lesion begins.
 function askClick(point, lesion) {
   const [x, y] = [point.x, point.y].map(Math.floor), { width, height } = tools.mask;
   if (x < 0 || y < 0 || x >= width || y >= height) return;
+  if (!lesion && tools.erasePart(point)) return say("This part is gone; undo brings it back.");
+  let another = false;
   const ask = (image) => {
     const { clicks = [], box = null } = tools.source ?? {};
-    return api.askClicks(image, { clicks: [...clicks, [x, y, lesion]], box }, tools.mask);
+    another = Boolean(lesion && box && isBeyond(box, point));
+    if (another) return api.askClicks(image, { clicks: [[x, y, true]] }, empty(width, height));
+    return api.askClicks(image, { clicks: [...clicks, [x, y, lesion]], box, threshold: tools.threshold }, tools.models);
   };
   askModel(ask, (source) => {
-    tools.lay(source, lesion ? "click" : "click away");
+    if (another) tools.add(source, "click", tools.mask);
+    else tools.lay(source, lesion ? "click" : "click away");
     const kept = Boolean(tools.mask.data[y * width + x]) !== lesion;
     say(kept ? "Here your own drawing counts: brush or eraser change it." : "The model has corrected itself; click again, or change the outline's size.");
   });
@@ -122,6 +133,8 @@ const page = {
     view.draw();
   },
   resetDisplay: () => setDisplay(PRESETS.full),
+  fill: () => setOpacity(FILLS.find((percent) => percent > 100 * view.opacity) ?? 0),
+  undo: () => tools.undo(-1) || (loop.past.length && say("Nothing to undo here; P goes back to the image before.")),
   toggle: (name) => loop.remark({ [name]: !loop.reading[name] }),
   flag() {
     page.toggle("flag");
@@ -306,7 +319,7 @@ function controls() {
   click("#unreadable", () => loop.notReadable());
   click("#unsure", () => page.toggle("classUnsure"));
   click("#clear", () => tools.clear());
-  click("#undo", () => tools.undo(-1));
+  click("#undo", page.undo);
   click("#redo", () => tools.undo(1));
   click("#reset", page.reset);
   click("#fit", () => view.fit());

@@ -107,6 +107,18 @@ function region(mask, start, seen, corners = false) {
   return found;
 }
 
+// The parts of a mask (8 neighbours) that a box's ellipse does not reach.
+export function partsBeyond(mask, box) {
+  const kept = copy(mask), inside = empty(mask.width, mask.height), seen = new Uint8Array(mask.data.length);
+  ellipse(inside, box, 1);
+  for (let i = mask.data.indexOf(1); i >= 0; i = mask.data.indexOf(1, i + 1)) {
+    if (seen[i]) continue;
+    const part = region(mask, i, seen, true);
+    if (part.some((j) => inside.data[j])) for (const j of part) kept.data[j] = 0;
+  }
+  return kept;
+}
+
 // Fill the hole at a point (value 1), or erase the part there (value 0); whether there was one.
 export function fill(mask, point, value) {
   const { width, height, data } = mask;

@@ -1,5 +1,5 @@
 // The tools that change the mask, and undo and redo, one step a stroke. Points are in pixels of the image.
-import { area, copy, ellipse, empty, fill, fromOwnRuns, fromRuns, lesionMask, note, over, ownRuns, polygon, stamp, toRuns, untouched } from "./mask.js";
+import { area, copy, ellipse, empty, fill, fromOwnRuns, fromRuns, lesionMask, note, over, ownRuns, partsBeyond, polygon, stamp, toRuns, untouched } from "./mask.js";
 
 const KEPT = 20; // steps that outlive the page
 const DRAG = 2; // pixels; a smaller ellipse or box was a slip
@@ -59,6 +59,36 @@ export class Tools {
     Object.assign(this, { source, threshold: source.rule.mask_threshold });
     this.mask = over(this.base(), own);
     this.commit(tool);
+  }
+
+  // Put another map below what is drawn of other lesions, which `kept` holds and no slider changes.
+  add(source, tool, kept) {
+    const own = untouched(kept);
+    note(own, empty(kept.width, kept.height), kept);
+    Object.assign(this, { own, source, threshold: source.rule.mask_threshold });
+    this.mask = over(this.base(), own);
+    this.commit(tool);
+  }
+
+  // The lesion in a box anew.
+  box(source, box) {
+    this.add(source, "box", partsBeyond(this.mask, box));
+  }
+
+  // What is drawn without the reader's own strokes.
+  get models() {
+    const { mask, own } = this;
+    return { ...mask, data: mask.data.map((value, i) => (own.data[i] === 1 ? 0 : value)) };
+  }
+
+  // Erase the part at a point if no pixel of it is the model's; whether there was one.
+  erasePart(point) {
+    const mask = copy(this.mask);
+    if (!fill(mask, point, 0) || mask.data.some((value, i) => value !== this.mask.data[i] && this.own.data[i] !== 1)) return false;
+    note(this.own, this.mask, mask);
+    this.mask = mask;
+    this.commit("click away");
+    return true;
   }
 
   clear() {
