@@ -42,12 +42,14 @@ logging.getLogger("highdicom").setLevel(logging.ERROR)
 WARNING = "RESEARCH USE ONLY"
 SERIES_NUMBERS = {"seg": 901, "sr": 902, "sc": 903}  # behind the scanner's own
 DESCRIPTIONS = {"seg": "AI lesion outline", "sr": "AI measurements", "sc": "AI outline, picture"}
+UTF8 = "ISO_IR 192"
 NO_DATE = "19000101"  # of an image without any date
 # What highdicom reads of an image that need not have it
 OPTIONAL = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
 OPTIONAL += ("StudyTime", "ReferringPhysicianName")
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 GEOMETRY = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames")
+MOST = 2**31 - 1  # what an integer string holds
 PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 
 
@@ -202,11 +204,13 @@ class DicomObjects:
         """What each object says of itself and its maker."""
         header, maker = source.header, (kind, self.algorithm.version, *self.algorithm.texts())
         number = max(1, int(header.get("InstanceNumber") or 1))
+        if source.frame:
+            number = number * 10_000 + source.frame if number * 10_000 < MOST - source.frame else source.frame
         return {
             "series_instance_uid": generate_uid(entropy_srcs=[header.SeriesInstanceUID, *maker]),
             "series_number": SERIES_NUMBERS[kind],
             "sop_instance_uid": generate_uid(entropy_srcs=[header.SOPInstanceUID, str(source.frame), *maker]),
-            "instance_number": number * 10_000 + source.frame if source.frame else number,
+            "instance_number": number,
             "manufacturer": MAKER,
         }
 
@@ -248,6 +252,7 @@ class DicomObjects:
             **self._identity(source, "seg"),
         )
         made.ContentQualification = "RESEARCH"
+        made.ContentCreatorName = None  # dcmqi: type 2
         made.PatientOrientation = None  # dciodvfy: type 2C, and it cannot be known
         shared = made.SharedFunctionalGroupsSequence[0]
         if "SegmentIdentificationSequence" in shared:  # where older programs do not look for it
@@ -352,6 +357,8 @@ class DicomObjects:
 def _plain_header(header: Dataset) -> Dataset:
     """A copy as highdicom takes it: a still without geometry, with all attributes that need not be there."""
     plain = copy.deepcopy(header)
+    plain.decode()
+    plain.SpecificCharacterSet = UTF8  # highdicom takes none of several parts, as Japan and Korea have; see _settle
     for name in GEOMETRY:
         if name in plain:
             delattr(plain, name)
@@ -361,19 +368,29 @@ def _plain_header(header: Dataset) -> Dataset:
     if plain.PatientSex not in ("M", "F", "O"):
         plain.PatientSex = None
     for name, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
-        try:
-            kind(plain.get(name) or "")
-        except ValueError:
-            setattr(plain, name, None)
+        setattr(plain, name, _valid(plain, name, kind))
     plain.SOPClassUID, plain.Modality = STILL, "US"
     return plain
 
 
+def _valid(header: Dataset, name: str, kind: type[DA] | type[TM]) -> str | None:
+    """A date or time of a header; None where it is none."""
+    try:
+        return header.get(name) if kind(header.get(name) or "") else None
+    except (ValueError, TypeError):
+        return None
+
+
 def _settle(made: Dataset, source: Source) -> None:
-    """Give an object the image's date in place of now, and its references the image's true class and frame."""
+    """Give an object the image's letters, its date in place of now, and references to its true class and frame."""
     header = source.header
+    if header.get("SpecificCharacterSet"):
+        made.SpecificCharacterSet = header.SpecificCharacterSet
+    else:
+        del made.SpecificCharacterSet
     days = (("ContentDate", "ContentTime"), ("AcquisitionDate", "AcquisitionTime"), ("StudyDate", "StudyTime"))
-    day, time = next(((header.get(d), header.get(t)) for d, t in days if header.get(d)), (NO_DATE, None))
+    dated = ((_valid(header, d, DA), _valid(header, t, TM)) for d, t in days)
+    day, time = next((pair for pair in dated if pair[0]), (NO_DATE, None))
     for date_name, time_name in (
         ("ContentDate", "ContentTime"),
         ("InstanceCreationDate", "InstanceCreationTime"),
