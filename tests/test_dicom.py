@@ -227,6 +227,12 @@ def test_the_command_gives_masks_a_table_and_objects_and_names_what_it_cannot_re
     assert still["unit"] == "mm" and float(still["mm_per_pixel_y"]) == pytest.approx(0.12)
     assert float(still["area"]) == pytest.approx(int(still["lesion_area_px"]) * 0.012, rel=1e-3)
     assert still["objects"].split() == ["still_seg.dcm", "still_sr.dcm", "still_sc.dcm"]
+    answered = [row for row in table.values() if row["class"]]
+    assert len({row["study_instance_uid"] for row in answered}) == 1 and refused.keys() & table.keys()
+    for row in answered:
+        assert float(row["suspicion"]) == pytest.approx(float(row["p_malignant"]), abs=1e-5)
+        assert float(row["study_suspicion"]) == max(float(other["suspicion"]) for other in answered)
+    assert {table[name]["study_suspicion"] for name in refused} == {""}
     cine = table["2/cine.dcm#4"]
     assert (cine["frame"], cine["unit"], cine["mm_per_pixel_x"]) == ("4", "px", "")
     mask = np.asarray(Image.open(output / "1" / "still_seg.png"))

@@ -116,20 +116,30 @@ class SaveDicomd(Transform):
     """Write an item's DICOM objects beside its mask, as ``STEM_seg.dcm``, ``STEM_sr.dcm`` and ``STEM_sc.dcm``.
 
     ``result`` gets the entries ``columns``: of the object and the largest lesion, whose lengths are in ``unit`` (mm
-    where the header can be believed, else px), and the names of the objects. An image whose header does not suffice
+    where the header can be believed, else px), the probability of the suspicious classes (``suspicion``), which
+    ``complete`` follows by the largest one of the study, and the names of the objects. An image whose header does not suffice
     for objects keeps its mask and its row; the log names it.
 
     Args:
         objects: which of ``seg``, ``sr`` and ``sc``.
         weights_sha256: of the network.
         parameters: of the prediction, by name, that the objects are to tell.
+        suspicious_classes: whose probabilities add up to ``suspicion``.
     """
 
-    columns = ("sop_instance_uid", "frame", "mm_per_pixel_x", "mm_per_pixel_y", "lesions", "longest_diameter", "width")
-    columns += ("height", "taller_than_wide", "area", "unit", "objects")
+    columns = ("study_instance_uid", "sop_instance_uid", "frame", "mm_per_pixel_x", "mm_per_pixel_y", "lesions")
+    columns += ("longest_diameter", "width", "height", "taller_than_wide", "area", "unit", "suspicion")
+    columns += ("study_suspicion", "objects")
 
-    def __init__(self, objects: Sequence[str], weights_sha256: str, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        objects: Sequence[str],
+        weights_sha256: str,
+        parameters: Mapping[str, object],
+        suspicious_classes: Sequence[str] = (),
+    ) -> None:
         self.make = DicomObjects(Algorithm(bundle_version(), weights_sha256, parameters), objects)
+        self.suspicious_classes = suspicious_classes
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         """Return a copy of the item with the entries added to its ``result``; ``pred`` is its mask (W, H)."""
@@ -143,6 +153,8 @@ class SaveDicomd(Transform):
         try:
             source = read_source(name)
             result |= _row(source, mask)
+            scores = {entry["label"]: entry["score"] for entry in result["classification"]}
+            result["suspicion"] = round(sum(scores.get(name, 0.0) for name in self.suspicious_classes), 6)
             for kind, made in self.make(source, mask, result, lambda: open_image(name)).items():
                 files.append(f"{output_stem(Path(name))}_{kind}.dcm")
                 write_whole(folder / files[-1], lambda p, made=made: made.save_as(p, enforce_file_format=True))
@@ -151,12 +163,25 @@ class SaveDicomd(Transform):
         item["result"] = result | {"objects": " ".join(files)}
         return item
 
+    @staticmethod
+    def complete(rows: Sequence[dict]) -> None:
+        """Fill in ``study_suspicion``, the largest of a study's images, where all rows of a table are there."""
+        answered = [row for row in rows if row["study_instance_uid"]]
+        largest: dict[str, float] = {}
+        for row in answered:
+            uid = row["study_instance_uid"]
+            largest[uid] = max(largest.get(uid, 0.0), float(row["suspicion"]))
+        for row in answered:
+            row["study_suspicion"] = largest[row["study_instance_uid"]]
+
 
 def _row(source: Source, mask: np.ndarray) -> dict:
     """The entries ``SaveDicomd.columns`` of an image, but for the objects."""
     step = source.region.mm_per_pixel
     found = lesions(mask, step)
-    row = {"sop_instance_uid": str(source.header.SOPInstanceUID), "frame": source.frame or "", "lesions": len(found)}
+    header = source.header
+    row = {"study_instance_uid": str(header.StudyInstanceUID), "sop_instance_uid": str(header.SOPInstanceUID)}
+    row |= {"frame": source.frame or "", "lesions": len(found)}
     row |= {"unit": "mm" if step else "px"}
     row |= {"mm_per_pixel_x": step[0], "mm_per_pixel_y": step[1]} if step else {}
     for lesion in found[:1]:
