@@ -393,7 +393,7 @@ def ultrasound_frames(files: Sequence[Path], frames: str | int) -> tuple[list[st
     same = [names for uid, names in uids.items() if uid and len(names) > 1]
     if same:
         logger.warning(
-            f"{len(same)} UIDs stand in several files, such as {' and '.join(same[0][:2])}: each is answered, but a PACS "
+            f"{len(same)} UIDs stand in several files, such as {' and '.join(same[0][:2])}: each is answered, a PACS "
             "keeps one of the results"
         )
     return items, others

@@ -117,8 +117,8 @@ class SaveDicomd(Transform):
 
     ``result`` gets the entries ``columns``: of the object and the largest lesion, whose lengths are in ``unit`` (mm
     where the header can be believed, else px), the probability of the suspicious classes (``suspicion``), which
-    ``complete`` follows by the largest one of the study, and the names of the objects. An image whose header does not suffice
-    for objects keeps its mask and its row; the log names it.
+    ``complete`` follows by the largest one of the study, and the names of the objects. An image whose header does not
+    suffice for objects keeps its mask and its row; the log names it.
 
     Args:
         objects: which of ``seg``, ``sr`` and ``sc``.
