@@ -70,9 +70,14 @@ def start(
             raise ValueError(f"--{name} is {fraction}; use a number from 0 to 1")
     from lib.study import read_study  # needs packages that come with MONAI Label
 
+    from breast_ultrasound.images import is_dicom, is_image_name
+
     folder, bundle = studies.resolve(), bundle.resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one that holds images")
+    found = [file for file in folder.iterdir() if file.is_file()]
+    if not any(is_image_name(file) for file in found) and any(is_dicom(file) for file in found):
+        raise ValueError(f"{folder}: DICOM alone; make PNGs without names of it: scripts/prepare.py --layout dicom")
     if not (bundle / "models" / "model.pt").is_file():
         raise FileNotFoundError(f"{bundle / 'models' / 'model.pt'}: missing; train the bundle first (README.md)")
     token = token.strip()  # as the page's form and HTTP's headers are

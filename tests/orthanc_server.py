@@ -18,7 +18,7 @@ from breast_ultrasound.dicom import MAKER
 from conftest import ROOT, free_port
 
 PATIENCE_S = 600  # an Orthanc is up in 1 to 5 s, a gateway in 5 to 10; a machine with other work takes longer
-USER = {"ORTHANC_USER": "gateway", "ORTHANC_PASSWORD": "not #a secret"}
+USER = {"ORTHANC_USER": "gateway", "ORTHANC_PASSWORD": "not #a secret: ключ"}
 MISSING = [name for name in ("Orthanc", "storescu") if shutil.which(name) is None]
 
 
@@ -41,7 +41,7 @@ class OrthancServer:
         self.http, self.dicom = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.http}"
         self.session = requests.Session()
-        self.session.auth = tuple(USER.values())
+        self.session.auth = tuple(value.encode() for value in USER.values())
         self.process = None
 
     def start(self, launcher=()):

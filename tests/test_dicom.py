@@ -35,6 +35,15 @@ def test_every_encoding_gives_the_picture_in_its_colours(name, tmp_path):
     assert error.mean() < (0.8 if "JPEG" in name else 0.02), "middle frame of a cine"
 
 
+def test_a_palette_whose_values_of_8_bits_fill_16_is_not_black(tmp_path):
+    made = ENCODINGS["palette, uncompressed"](PICTURE)
+    for name in ("Red", "Green", "Blue"):
+        keyword = f"{name}PaletteColorLookupTableData"
+        setattr(made, keyword, (np.frombuffer(made[keyword].value, np.uint16) // 257).tobytes())
+    found = np.asarray(open_image(save(made, tmp_path / "x.dcm")))
+    assert np.array_equal(found, open_image(save(ENCODINGS["palette, uncompressed"](PICTURE), tmp_path / "y.dcm")))
+
+
 @pytest.mark.skipif(shutil.which("dcm2pnm") is None, reason="dcmtk is not installed")
 @pytest.mark.parametrize("name", ["YBR_FULL_422, JPEG", "palette, RLE", "grey, JPEG Lossless", "cine, JPEG"])
 def test_pictures_are_those_of_dcmtk(name, tmp_path):
@@ -166,6 +175,34 @@ def test_a_dicomdir_gives_the_files_that_it_names(study, tmp_path):
     assert len(again) == 3 and "No such file" in image_problem(again[0]["image"])
 
 
+def test_a_dicomdir_on_a_disc_in_small_letters_gives_its_files_once_and_none_outside(study, tmp_path):
+    files, _ = study
+    media = FileSet()
+    media.add(files / "1" / "still.dcm")
+    media.write(tmp_path / "media")
+    directory = dcmread(tmp_path / "media" / "DICOMDIR")
+    records = [record for record in directory.DirectoryRecordSequence if "ReferencedFileID" in record]
+    small = tmp_path / "small" / "/".join(records[0].ReferencedFileID).lower()
+    small.parent.mkdir(parents=True)
+    shutil.copy(files / "1" / "still.dcm", small)
+    directory.DirectoryRecordSequence.append(records[0])
+    directory.save_as(tmp_path / "small" / "dicomdir")
+    assert list_dicom(str(tmp_path / "small" / "dicomdir")) == [{"image": str(small)}]
+    for outside in (["..", "IMAGE"], [str(files / "screen")]):
+        records[0]["ReferencedFileID"]._value = outside
+        directory.save_as(tmp_path / "media" / "DICOMDIR")
+        with pytest.raises(ValueError, match="names files outside its folder"):
+            list_dicom(str(tmp_path / "media" / "DICOMDIR"))
+
+
+def test_objects_of_one_uid_are_all_answered_and_told_and_endless_frames_are_refused_by_name(tmp_path, caplog):
+    for name in ("a.dcm", "b.dcm"):
+        save(ultrasound(PICTURE, "same"), tmp_path / name)
+    save(BROKEN["frames without end"][0](PICTURE), tmp_path / "c.dcm")
+    assert names_of(list_dicom(str(tmp_path), frames="all"), tmp_path) == ["a.dcm", "b.dcm", "c.dcm"]
+    assert "1 UIDs stand in several files, such as a.dcm and b.dcm" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def predicted(study, tmp_path_factory):
     """Output folder and log of the command on the study."""
@@ -190,6 +227,12 @@ def test_the_command_gives_masks_a_table_and_objects_and_names_what_it_cannot_re
     assert still["unit"] == "mm" and float(still["mm_per_pixel_y"]) == pytest.approx(0.12)
     assert float(still["area"]) == pytest.approx(int(still["lesion_area_px"]) * 0.012, rel=1e-3)
     assert still["objects"].split() == ["still_seg.dcm", "still_sr.dcm", "still_sc.dcm"]
+    answered = [row for row in table.values() if row["class"]]
+    assert len({row["study_instance_uid"] for row in answered}) == 1 and refused.keys() & table.keys()
+    for row in answered:
+        assert float(row["suspicion"]) == pytest.approx(float(row["p_malignant"]), abs=1e-5)
+        assert float(row["study_suspicion"]) == max(float(other["suspicion"]) for other in answered)
+    assert {table[name]["study_suspicion"] for name in refused} == {""}
     cine = table["2/cine.dcm#4"]
     assert (cine["frame"], cine["unit"], cine["mm_per_pixel_x"]) == ("4", "px", "")
     mask = np.asarray(Image.open(output / "1" / "still_seg.png"))

@@ -1,7 +1,9 @@
 """DICOM out: sizes, objects in place and the same each time, and what other programs' readers and validators say."""
 
+import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -20,6 +22,7 @@ from conftest import CLASS_NAMES, output_of
 PICTURE = picture()
 ALGORITHM = Algorithm("1.2.3", "ab" * 32, {"mask_threshold": 0.3})
 MAKE = DicomObjects(ALGORITHM)
+PIXELMED = Path("/usr/share/java/pixelmed.jar")  # of Debian's libpixelmed-java
 RESULT = {
     "class": "malignant",
     "classification": [{"label": n, "score": p} for n, p in zip(CLASS_NAMES, (0.0625, 0.25, 0.6875))],
@@ -208,6 +211,35 @@ def test_headers_with_gaps_suffice_and_one_without_a_study_is_told(tmp_path):
         read_source(str(save(made, tmp_path / "poorer.dcm")))
 
 
+@pytest.mark.parametrize(
+    "charset, name",
+    [
+        (None, "Phantom^Petra"),
+        ("ISO_IR 100", "Müller^Jürgen"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    ],
+)
+def test_names_keep_their_letters(charset, name, tmp_path):
+    file = still(tmp_path, SpecificCharacterSet=charset, PatientName=name)
+    kept = dcmread(file)["PatientName"].value.original_string
+    for kind, made in objects(file, l_shape()).items():
+        stored = dcmread(save(made, tmp_path / f"{kind}.dcm"))
+        assert stored.PatientName == name and stored.PatientName.original_string == kept, kind
+        assert stored.get("SpecificCharacterSet") == charset
+
+
+def test_numbers_and_dates_that_cannot_be_are_left_out(tmp_path):
+    """A count of frames behind the largest number; a 99th of month 99."""
+    made = ENCODINGS["cine, RLE"](PICTURE)
+    made.InstanceNumber = 2**31 - 1
+    made["StudyDate"]._value, made["StudyTime"]._value = "20249999", "999999"
+    for kind, found in objects(f"{save(made, tmp_path / 'x.dcm')}#2", l_shape()).items():
+        assert found.InstanceNumber == 2 and not found.StudyDate and not found.StudyTime, kind
+        assert found.get("ContentDate", "19000101") == "19000101" and found.get("ContentTime", "000000") == "000000"
+
+
 def test_an_image_that_nothing_can_refer_to_keeps_its_row_and_is_named(tmp_path, caplog):
     made = ultrasound(PICTURE, "lone")
     del made.StudyInstanceUID
@@ -245,6 +277,28 @@ def test_validators_have_no_complaint(name, tmp_path):
         told = output_of(["dsrdump", tmp_path / "sr.dcm"])
         assert WARNING in told and not [line for line in told.splitlines() if line.startswith(("E:", "W:"))]
     output_of(["dcentvfy", file, *(tmp_path / f"{kind}.dcm" for kind in made)])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PIXELMED.is_file() or shutil.which("java") is None, reason="libpixelmed-java is not installed")
+def test_pixelmed_objects_to_nothing_but_the_procedure(tmp_path):
+    file = save(objects(still(tmp_path), l_shape())["sr"], tmp_path / "sr.dcm")
+    flags = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("ExprOp", "TotalOp", "ExprGrp")]
+    said = output_of(["java", *flags, "-cp", PIXELMED, "com.pixelmed.validate.DicomSRValidator", file])
+    assert "Found Root Template TID_1500" in said and "IOD validation complete" in said
+    errors = [line for line in said.splitlines() if line.startswith("Error")]
+    assert len(errors) == 1 and errors[0].endswith("not found in context group 100"), said
+
+
+@pytest.mark.skipif(shutil.which("tid1500reader") is None, reason="dcmqi is not installed")
+@pytest.mark.parametrize("lesions_drawn", [True, False])
+def test_dcmqi_reads_the_measurements(lesions_drawn, tmp_path):
+    file = save(objects(still(tmp_path), l_shape() * lesions_drawn)["sr"], tmp_path / "sr.dcm")
+    output_of(["tid1500reader", "--inputDICOM", file, "--outputMetadata", tmp_path / "sr.json"])
+    (group,) = json.loads((tmp_path / "sr.json").read_text())["Measurements"]
+    values = {item["quantity"]["CodeMeaning"]: float(item["value"]) for item in group["measurementItems"]}
+    assert values["Probability of cancer"] == 68.75
+    assert not lesions_drawn or (values["Width"], values["Height"]) == (5.0, 6.0)
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")

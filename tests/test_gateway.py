@@ -31,7 +31,7 @@ from pydicom import dcmread
 from tools.dicom_files import BROKEN, picture, save, ultrasound
 from tools.gateway.health import PREFIX, Health
 from tools.gateway.loop import Gateway
-from tools.gateway.orthanc import Away
+from tools.gateway.orthanc import Away, Orthanc
 from tools.gateway.state import State
 from tools.gateway.worker import Crash, Worker
 
@@ -361,6 +361,51 @@ def test_wrong_credentials_and_an_unknown_certificate_end_with_a_line(orthanc, g
     server.shutdown()
 
 
+@needs_orthanc
+@pytest.mark.slow
+def test_two_gateways_share_no_folder_and_double_nothing(orthanc, gateway, weights, tmp_path):
+    sent, uids = files(tmp_path / "sent", "a", "b", "c")
+    others = [GatewayProcess(tmp_path / name, orthanc.url, weights) for name in ("second", "third")]
+    command = others[1].command
+    command[command.index("--output_dir") + 1] = gateway.command[gateway.command.index("--output_dir") + 1]
+    try:
+        gateway.start()
+        wait_for(lambda: "health at" in gateway.said(), "the first")
+        for other in others:
+            other.start()
+        assert others[1].process.wait(PATIENCE_S) == 1
+        assert others[1].said().strip().endswith("another run writes there; wait for it, or pass another --output_dir")
+        orthanc.send(*sent)
+        for process in (gateway, others[0]):
+            assert process.wait_for_images(3) == dict.fromkeys(uids, "answered")
+        assert orthanc.results() == dict.fromkeys(uids, ALL)
+    finally:
+        for other in others:
+            other.stop(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("status, said", [(404, b""), (200, b"{}"), (200, b"[]"), (200, b"<html>")])
+def test_a_server_that_is_no_orthanc_is_named(status, said):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(Away, match=f":{server.server_port} answers, but not as an Orthanc does"):
+            Orthanc(f"http://127.0.0.1:{server.server_port}").changes(0)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_what_waits_goes_in_turn_and_failures_go_behind(tmp_path):
     state = State(tmp_path / "state.sqlite")
     assert (state.since(), state.next()) == (0, None)
@@ -397,6 +442,19 @@ def test_no_room_for_what_is_remembered_or_told_is_no_images_fault(tmp_path):
     (tmp_path / "other.sqlite").write_text("something else, and longer than a header of SQLite\n" * 20)
     with pytest.raises(ValueError, match="other.sqlite: not what .* remembers .file is not a database.; move it"):
         State(tmp_path / "other.sqlite")
+
+
+def test_a_state_that_lost_a_page_is_told_before_anything_is_read(tmp_path):
+    path = tmp_path / "state.sqlite"
+    state = State(path)
+    state.enqueue([f"{number:044}" for number in range(1000)], 1000)
+    size = state.connection.execute("PRAGMA page_size").fetchone()[0]
+    state.connection.close()
+    whole = path.read_bytes()
+    for page in range(1, len(whole) // size, 7):
+        path.write_bytes(whole[: page * size] + b"\xff" * size + whole[(page + 1) * size :])
+        with pytest.raises(ValueError, match="malformed.; move it away"):
+            State(path)
 
 
 @pytest.mark.slow

@@ -604,6 +604,14 @@ def test_a_wrong_start_ends_with_one_line(label_venv, options, message):
 
 
 @pytest.mark.slow
+def test_a_folder_of_dicom_alone_is_told_what_to_do(label_venv, tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    command = [label_venv / "bin" / "python", APP / "start.py", "--studies", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment(label_venv))
+    assert done.returncode == 1 and "DICOM alone; make PNGs" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_a_port_is_taken_before_all_is_loaded_and_one_that_is_taken_is_told(label_venv, small_bundle, tmp_path):
     command = [label_venv / "bin" / "python", APP / "start.py", "--studies", tmp_path, "--bundle", small_bundle]
     options = {"cwd": ROOT, "env": environment(label_venv), "text": True}

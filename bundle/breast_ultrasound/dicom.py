@@ -49,6 +49,9 @@ FORMATS = {2: "M-mode", 3: "spectral Doppler"}
 DATA_TYPES = {2: "colour Doppler", 3: "PW Doppler", 4: "CW Doppler"}
 MM_PER_PIXEL = (0.02, 1.0)  # what a breast scanner's picture can have
 SQUARE = 1.25  # largest proportion of a pixel's sides
+# Retired ones, such as HSV and CMYK, would be taken for RGB.
+PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+MOST_FRAMES = 100_000  # of a cine, an hour of it; a damaged number is larger
 
 
 class Region(NamedTuple):
@@ -135,9 +138,13 @@ def check_header(header: pydicom.Dataset) -> None:
         if not header.get(name):
             raise ValueError(f"its header lacks {name}")
     check_pixels((header.Columns, header.Rows))
-    grey = header.SamplesPerPixel == 1 and header.PhotometricInterpretation != "PALETTE COLOR"
-    if header.get("PixelRepresentation") or grey and header.BitsStored != 8 or header.SamplesPerPixel not in (1, 3):
-        stored = f"{header.SamplesPerPixel} x {header.BitsStored} bits"
+    samples, bits, photometric = header.SamplesPerPixel, header.BitsStored, header.PhotometricInterpretation
+    if photometric not in PHOTOMETRIC:
+        raise ValueError(f"colours as {photometric}, which nothing here converts")
+    deep = bits != 8 and photometric != "PALETTE COLOR"
+    shifted = header.get("HighBit") is not None and header.HighBit != bits - 1
+    if header.get("PixelRepresentation") or deep or shifted or samples not in (1, 3):
+        stored = f"{samples} x {bits} bits{', shifted' * shifted}"
         raise ValueError(f"pixels of {stored}; an ultrasound image has 8 bits without sign, grey or RGB")
 
 
@@ -148,8 +155,15 @@ def transfer_syntax(header: pydicom.Dataset) -> UID:
 
 
 def number_of_frames(header: pydicom.Dataset) -> int:
-    """The frames that a header declares, at least 1."""
-    return max(1, int(header.get("NumberOfFrames") or 1))
+    """The frames that a header declares, at least 1.
+
+    Raises:
+        ValueError, TypeError: no number that can be one.
+    """
+    frames = max(1, int(header.get("NumberOfFrames") or 1))
+    if frames > MOST_FRAMES:
+        raise ValueError(f"its header tells of {frames} frames")
+    return frames
 
 
 def middle(frames: int) -> int:
@@ -192,7 +206,9 @@ def _decoded(source: str | Path | pydicom.Dataset, header: pydicom.Dataset, inde
     pixels = decode()
     if header.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(pixels, header)[..., :3]
-        return colours if colours.dtype == np.uint8 else (colours // 257).astype(np.uint8)
+        brightest = apply_color_lut(np.arange(2**16, dtype=np.uint16), header).max()
+        # Some scanners fill a table of 16 bits with values of 8.
+        return (colours // 257 if brightest > 255 else colours).astype(np.uint8)
     pixels = pixels.astype(np.uint8, copy=False)
     if pixels.ndim == 2:
         return 255 - pixels if header.PhotometricInterpretation == "MONOCHROME1" else pixels
@@ -334,36 +350,52 @@ def list_dicom(dataset_dir: str, output_dir: str | None = None, frames: str | in
 
 
 def directory_files(directory: Path) -> list[Path]:
-    """The files that a DICOMDIR names, whether or not they are there.
+    """The files that a DICOMDIR names, whether or not they are there; in small letters where Linux mounts a disc so.
 
     Raises:
-        ValueError: it is no DICOMDIR.
+        ValueError: it is no DICOMDIR, or names files outside its folder.
     """
     records = read_header(directory).get("DirectoryRecordSequence") or []
     names = [record.ReferencedFileID for record in records if record.get("ReferencedFileID")]
     if not names:
         raise ValueError(f"{directory}: names no files; pass the folder it lies in")
-    return [directory.parent.joinpath(*([name] if isinstance(name, str) else name)) for name in names]
+    files = {}
+    for name in names:
+        parts = [name] if isinstance(name, str) else list(name)
+        if any(part in ("", ".", "..") or "/" in part for part in parts):
+            raise ValueError(f"{directory}: names files outside its folder; pass the folder it lies in")
+        file = directory.parent.joinpath(*parts)
+        small = directory.parent.joinpath(*(part.lower() for part in parts))
+        files[small if small.exists() and not file.exists() else file] = None
+    return list(files)
 
 
 def ultrasound_frames(files: Sequence[Path], frames: str | int) -> tuple[list[str], dict[str, list[str]]]:
     """Sort files into frames of ultrasound objects, ``FILE`` or ``FILE#FRAME``, and names of others by their class.
 
-    What cannot be read stays among the former, so that it is refused by name.
+    What cannot be read stays among the former, so that it is refused by name. The log tells of objects of one UID.
     """
     items: list[str] = []
     others: dict[str, list[str]] = defaultdict(list)
+    uids: dict[str, list[str]] = defaultdict(list)
     for file in files:
         try:
             header = read_header(file)
             kind = str(header.get("SOPClassUID", ""))
-            count = number_of_frames(header)
             if kind in ULTRASOUND:
+                uids[str(header.get("SOPInstanceUID", ""))].append(file.name)
+                count = number_of_frames(header)
                 items += [f"{file}#{n}" if count > 1 else str(file) for n in frame_numbers(count, frames)]
             else:
                 others[UID(kind).name or "objects without a class"].append(file.name)
         except (ValueError, TypeError, OSError):
             items.append(str(file))
+    same = [names for uid, names in uids.items() if uid and len(names) > 1]
+    if same:
+        logger.warning(
+            f"{len(same)} UIDs stand in several files, such as {' and '.join(same[0][:2])}: each is answered, a PACS "
+            "keeps one of the results"
+        )
     return items, others
 
 

@@ -42,12 +42,14 @@ logging.getLogger("highdicom").setLevel(logging.ERROR)
 WARNING = "RESEARCH USE ONLY"
 SERIES_NUMBERS = {"seg": 901, "sr": 902, "sc": 903}  # behind the scanner's own
 DESCRIPTIONS = {"seg": "AI lesion outline", "sr": "AI measurements", "sc": "AI outline, picture"}
+UTF8 = "ISO_IR 192"
 NO_DATE = "19000101"  # of an image without any date
 # What highdicom reads of an image that need not have it
 OPTIONAL = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate")
 OPTIONAL += ("StudyTime", "ReferringPhysicianName")
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 GEOMETRY = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames")
+MOST = 2**31 - 1  # what an integer string holds
 PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 
 
@@ -114,20 +116,30 @@ class SaveDicomd(Transform):
     """Write an item's DICOM objects beside its mask, as ``STEM_seg.dcm``, ``STEM_sr.dcm`` and ``STEM_sc.dcm``.
 
     ``result`` gets the entries ``columns``: of the object and the largest lesion, whose lengths are in ``unit`` (mm
-    where the header can be believed, else px), and the names of the objects. An image whose header does not suffice
-    for objects keeps its mask and its row; the log names it.
+    where the header can be believed, else px), the probability of the suspicious classes (``suspicion``), which
+    ``complete`` follows by the largest one of the study, and the names of the objects. An image whose header does not
+    suffice for objects keeps its mask and its row; the log names it.
 
     Args:
         objects: which of ``seg``, ``sr`` and ``sc``.
         weights_sha256: of the network.
         parameters: of the prediction, by name, that the objects are to tell.
+        suspicious_classes: whose probabilities add up to ``suspicion``.
     """
 
-    columns = ("sop_instance_uid", "frame", "mm_per_pixel_x", "mm_per_pixel_y", "lesions", "longest_diameter", "width")
-    columns += ("height", "taller_than_wide", "area", "unit", "objects")
+    columns = ("study_instance_uid", "sop_instance_uid", "frame", "mm_per_pixel_x", "mm_per_pixel_y", "lesions")
+    columns += ("longest_diameter", "width", "height", "taller_than_wide", "area", "unit", "suspicion")
+    columns += ("study_suspicion", "objects")
 
-    def __init__(self, objects: Sequence[str], weights_sha256: str, parameters: Mapping[str, object]) -> None:
+    def __init__(
+        self,
+        objects: Sequence[str],
+        weights_sha256: str,
+        parameters: Mapping[str, object],
+        suspicious_classes: Sequence[str] = (),
+    ) -> None:
         self.make = DicomObjects(Algorithm(bundle_version(), weights_sha256, parameters), objects)
+        self.suspicious_classes = suspicious_classes
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         """Return a copy of the item with the entries added to its ``result``; ``pred`` is its mask (W, H)."""
@@ -141,6 +153,8 @@ class SaveDicomd(Transform):
         try:
             source = read_source(name)
             result |= _row(source, mask)
+            scores = {entry["label"]: entry["score"] for entry in result["classification"]}
+            result["suspicion"] = round(sum(scores.get(name, 0.0) for name in self.suspicious_classes), 6)
             for kind, made in self.make(source, mask, result, lambda: open_image(name)).items():
                 files.append(f"{output_stem(Path(name))}_{kind}.dcm")
                 write_whole(folder / files[-1], lambda p, made=made: made.save_as(p, enforce_file_format=True))
@@ -149,12 +163,25 @@ class SaveDicomd(Transform):
         item["result"] = result | {"objects": " ".join(files)}
         return item
 
+    @staticmethod
+    def complete(rows: Sequence[dict]) -> None:
+        """Fill in ``study_suspicion``, the largest of a study's images, where all rows of a table are there."""
+        answered = [row for row in rows if row["study_instance_uid"]]
+        largest: dict[str, float] = {}
+        for row in answered:
+            uid = row["study_instance_uid"]
+            largest[uid] = max(largest.get(uid, 0.0), float(row["suspicion"]))
+        for row in answered:
+            row["study_suspicion"] = largest[row["study_instance_uid"]]
+
 
 def _row(source: Source, mask: np.ndarray) -> dict:
     """The entries ``SaveDicomd.columns`` of an image, but for the objects."""
     step = source.region.mm_per_pixel
     found = lesions(mask, step)
-    row = {"sop_instance_uid": str(source.header.SOPInstanceUID), "frame": source.frame or "", "lesions": len(found)}
+    header = source.header
+    row = {"study_instance_uid": str(header.StudyInstanceUID), "sop_instance_uid": str(header.SOPInstanceUID)}
+    row |= {"frame": source.frame or "", "lesions": len(found)}
     row |= {"unit": "mm" if step else "px"}
     row |= {"mm_per_pixel_x": step[0], "mm_per_pixel_y": step[1]} if step else {}
     for lesion in found[:1]:
@@ -202,11 +229,13 @@ class DicomObjects:
         """What each object says of itself and its maker."""
         header, maker = source.header, (kind, self.algorithm.version, *self.algorithm.texts())
         number = max(1, int(header.get("InstanceNumber") or 1))
+        if source.frame:
+            number = number * 10_000 + source.frame if number * 10_000 < MOST - source.frame else source.frame
         return {
             "series_instance_uid": generate_uid(entropy_srcs=[header.SeriesInstanceUID, *maker]),
             "series_number": SERIES_NUMBERS[kind],
             "sop_instance_uid": generate_uid(entropy_srcs=[header.SOPInstanceUID, str(source.frame), *maker]),
-            "instance_number": number * 10_000 + source.frame if source.frame else number,
+            "instance_number": number,
             "manufacturer": MAKER,
         }
 
@@ -248,6 +277,7 @@ class DicomObjects:
             **self._identity(source, "seg"),
         )
         made.ContentQualification = "RESEARCH"
+        made.ContentCreatorName = None  # dcmqi: type 2
         made.PatientOrientation = None  # dciodvfy: type 2C, and it cannot be known
         shared = made.SharedFunctionalGroupsSequence[0]
         if "SegmentIdentificationSequence" in shared:  # where older programs do not look for it
@@ -352,6 +382,8 @@ class DicomObjects:
 def _plain_header(header: Dataset) -> Dataset:
     """A copy as highdicom takes it: a still without geometry, with all attributes that need not be there."""
     plain = copy.deepcopy(header)
+    plain.decode()
+    plain.SpecificCharacterSet = UTF8  # highdicom takes none of several parts, as Japan and Korea have; see _settle
     for name in GEOMETRY:
         if name in plain:
             delattr(plain, name)
@@ -361,19 +393,29 @@ def _plain_header(header: Dataset) -> Dataset:
     if plain.PatientSex not in ("M", "F", "O"):
         plain.PatientSex = None
     for name, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
-        try:
-            kind(plain.get(name) or "")
-        except ValueError:
-            setattr(plain, name, None)
+        setattr(plain, name, _valid(plain, name, kind))
     plain.SOPClassUID, plain.Modality = STILL, "US"
     return plain
 
 
+def _valid(header: Dataset, name: str, kind: type[DA] | type[TM]) -> str | None:
+    """A date or time of a header; None where it is none."""
+    try:
+        return header.get(name) if kind(header.get(name) or "") else None
+    except (ValueError, TypeError):
+        return None
+
+
 def _settle(made: Dataset, source: Source) -> None:
-    """Give an object the image's date in place of now, and its references the image's true class and frame."""
+    """Give an object the image's letters, its date in place of now, and references to its true class and frame."""
     header = source.header
+    if header.get("SpecificCharacterSet"):
+        made.SpecificCharacterSet = header.SpecificCharacterSet
+    else:
+        del made.SpecificCharacterSet
     days = (("ContentDate", "ContentTime"), ("AcquisitionDate", "AcquisitionTime"), ("StudyDate", "StudyTime"))
-    day, time = next(((header.get(d), header.get(t)) for d, t in days if header.get(d)), (NO_DATE, None))
+    dated = ((_valid(header, d, DA), _valid(header, t, TM)) for d, t in days)
+    day, time = next((pair for pair in dated if pair[0]), (NO_DATE, None))
     for date_name, time_name in (
         ("ContentDate", "ContentTime"),
         ("InstanceCreationDate", "InstanceCreationTime"),

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class PredictionTable:
         device: that the network computes on.
         files: paths by name, to be told by their hash.
         more_columns: of the table, filled from entries of these names in an image's ``result``.
+        complete: fills in what only all rows together tell.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PredictionTable:
         device: torch.device | str = "cpu",
         files: Mapping[str, str] | None = None,
         more_columns: Sequence[str] = (),
+        complete: Callable[[list[dict]], None] | None = None,
     ) -> None:
         self.started, self.device, self.files = now(), device, files or {}
         self.folder = Path(output_dir).expanduser()
@@ -72,7 +74,7 @@ class PredictionTable:
         probabilities = [f"p_{name}" for name in class_names]
         self.columns = ["filename", "class", *probabilities, "lesion_area_px", "suspicious", "unsure", "disagreement"]
         self.columns += ["check", "reason"]
-        self.more_columns = list(more_columns)
+        self.more_columns, self.complete = list(more_columns), complete
         self.columns += self.more_columns
         self.root = root
         self.images = {image_name(item["image"], root): dict(item) for item in images}
@@ -178,6 +180,8 @@ class PredictionTable:
         counts = {"images": len(rows), "refused": refused, "look": sum(row["check"] == "look" for row in rows)}
         counts |= {"erased_masks": sum(row["erased"] == "1" for row in rows)}
         counts["of_several_frames"] = sum(row["unseen_frames"] == "1" for row in rows)
+        if self.complete:
+            self.complete(rows)
         facts = {**digests(self.files), **run_facts(self.started, self.device, evaluator.inferer)}
         write_json(self.about, {"notice": NOTICE, **counts, **self.source, **facts})
         write_csv(self.path, table, self.columns)

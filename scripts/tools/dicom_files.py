@@ -297,6 +297,24 @@ BROKEN: dict[str, tuple[Callable[[np.ndarray], Dataset], str]] = {
     "no rows": (lambda c: ultrasound(c, Rows=0), "lacks Rows"),
     "too large": (lambda c: ultrasound(c, Rows=60000, Columns=60000), "megapixels"),
     "16 bits": (lambda c: ultrasound(_grey(c), BitsAllocated=16, BitsStored=12, HighBit=11), "1 x 12 bits"),
+    "RGB of 16 bits": (
+        lambda c: ultrasound(
+            c, BitsAllocated=16, BitsStored=16, HighBit=15, PixelData=(c.astype(np.uint16) * 200).tobytes()
+        ),
+        "3 x 16 bits",
+    ),
+    "8 bits in the upper half of 16": (
+        lambda c: ultrasound(
+            _grey(c), BitsAllocated=16, HighBit=15, PixelData=(_grey(c).astype(np.uint16) << 8).tobytes()
+        ),
+        "1 x 8 bits, shifted",
+    ),
+    "retired colours": (lambda c: ultrasound(c, PhotometricInterpretation="HSV"), "colours as HSV"),
+    "frames without end": (
+        lambda c: ultrasound(_clip(c), frames=5, NumberOfFrames=2**31 - 1),
+        "tells of 2147483647 frames",
+    ),
+    "no pixels": (lambda c: _without_pixels(ultrasound(c)), "no pixel data"),
     "HTJ2K": (lambda c: _encoded(ultrasound(c), HTJ2K, [b"\xff\x4f"]), "nothing here decodes"),
     "spectral Doppler": (
         lambda c: ultrasound(c, SequenceOfUltrasoundRegions=[region((0, 0, 99, 99), RegionSpatialFormat=3)]),
@@ -313,6 +331,11 @@ BROKEN: dict[str, tuple[Callable[[np.ndarray], Dataset], str]] = {
         "2 pictures side by side",
     ),
 }
+
+
+def _without_pixels(made: Dataset) -> Dataset:
+    del made.PixelData
+    return made
 
 
 def _half(made: Dataset) -> Dataset:

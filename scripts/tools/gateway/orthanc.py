@@ -12,6 +12,7 @@ import requests
 ATTEMPT = (5, 60)  # seconds to connect, and between two pieces of an answer
 LARGEST = 2**30  # bytes of an object; one is in memory two or three times
 FULL = ("full", "write", "space", "sqlite")  # words of what Orthanc says where its disk has no room
+NO_ORTHANC = "answers, but not as an Orthanc does"
 STORED = ("Success", "AlreadyStored")
 
 
@@ -49,18 +50,21 @@ class Orthanc:
         self.session = requests.Session()
         self.session.trust_env = False  # a PACS is in the house: no proxy, no netrc
         self.session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-        self.session.auth = (user, password) if user else None
+        self.session.auth = (user.encode(), password.encode()) if user else None  # UTF-8, as Orthanc reads them
 
     def changes(self, since: int, limit: int = 500) -> tuple[list[Change], int, bool]:
         """The new objects behind a change: these, the number of the last change that was read, and whether it is all.
 
         Numbers that begin anew, as those of a new database do, are those behind 0.
         """
-        found = self._json("GET", f"/changes?since={since}&limit={limit}")
-        if found["Last"] < since:
-            return self.changes(0, limit)
-        new = [Change(c["Seq"], c["ID"]) for c in found["Changes"] if c["ChangeType"] == "NewInstance"]
-        return new, found["Last"], found["Done"]
+        try:
+            found = self._json("GET", f"/changes?since={since}&limit={limit}")
+            if found["Last"] < since:
+                return self.changes(0, limit)
+            new = [Change(c["Seq"], c["ID"]) for c in found["Changes"] if c["ChangeType"] == "NewInstance"]
+            return new, found["Last"], found["Done"]
+        except (Gone, KeyError, TypeError):
+            raise Away(f"{self.url} {NO_ORTHANC}") from None
 
     def describe(self, kind: str, identifier: str) -> dict:
         """Main tags and parents of one of ``instances``, ``series``, ``studies``."""
@@ -100,7 +104,7 @@ class Orthanc:
         try:
             return self._ask(method, path, **options).json()
         except ValueError:
-            raise Away(f"{self.url} answers, but not as an Orthanc does") from None
+            raise Away(f"{self.url} {NO_ORTHANC}") from None
 
     def _ask(self, method: str, path: str, **options: object) -> requests.Response:
         """The answer to a request.

@@ -44,7 +44,7 @@ class State:
         path: of the file, which is begun where it is missing.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +52,9 @@ class State:
         try:
             self.connection = sqlite3.connect(path)
             self.connection.executescript(SCHEMA)
+            (found,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":  # a page that nobody reads for a while
+                raise sqlite3.DatabaseError("database disk image is malformed")
         except sqlite3.OperationalError as error:
             raise OSError(f"{path}: not opened ({error}); make room, or move it away") from None
         except sqlite3.DatabaseError as error:

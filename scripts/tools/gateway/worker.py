@@ -175,7 +175,7 @@ class Answerer:
         try:
             self.header = read_header(io.BytesIO(data))
             found = frame_numbers(number_of_frames(self.header), self.frames)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             return str(error)
         self.dataset = dcmread(io.BytesIO(data))
         return found
