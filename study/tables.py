@@ -255,6 +255,19 @@ def seeds() -> str:
     return markdown(pandas.DataFrame(rows))
 
 
+def peers() -> str:
+    """Networks of other libraries beside ours, where none of them has been: means over the seeds, paired intervals."""
+    found = pandas.read_csv(RESULTS / "peers_differences.csv")
+    names = {"smp": "U-Net of segmentation_models_pytorch", "nnunet": "DynUNet by nnU-Net's recipe"}
+    columns = {"peer": found.peer.map(names), "tested on": found.site.map({**SITES, "external": "BrEaST"})}
+    columns["figure"] = found.figure.map({**TITLES, "malignant_benign": TITLES["auroc_benign_malignant"]})
+    for key in ("ours", "of_peer"):
+        columns[key.replace("of_", "")] = [number(n, v) for n, v in zip(found.figure, found[key])]
+    rows = found.rename(columns={"difference": "value"}).to_dict("records")
+    columns["ours minus peer (95 % interval)"] = [signed(row["figure"], row) for row in rows]
+    return markdown(pandas.DataFrame(columns))
+
+
 def exports() -> str:
     """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
     names, rows = (*BRIEF[:3], "macro_f1", "auroc_malignant"), []
@@ -342,6 +355,7 @@ TABLES = {
             robustness,
             levers,
             seeds,
+            peers,
             exports,
             simulated_annotation,
             simulated_readers,
