@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from breast_ultrasound.data import read_datalist
 from breast_ultrasound.files import write_csv, write_json
 from study import BRIEF, SIGNATURE
 
-# Learning rate, and the number of steps as a multiple: from nothing a network needs more of them.
-STARTS = {"released weights": (0.0005, 1), "nothing": (0.002, 3)}
+LEARNING_RATES = (0.0005, 0.0001)  # of fine-tuning: that of the second training, and that of the annotation page
 BATCH = 8
 
 
@@ -101,12 +101,12 @@ def fine_tuning(
     output_dir: Path,
     output: Path,
     numbers: Sequence[int] = (20, 50, 100),
-    draws: int = 5,
+    draws: int = 2,
     steps: int = 150,
     **options: object,
 ) -> None:
-    """What a few images of a new site are worth: train on some images of a set, from the released weights and from
-    nothing, and test on its others.
+    """What a few images of a new site are worth: train on some images of a set, from the released weights, and test on
+    its others.
 
     In each draw the images come in a new order; the first of them train, and those behind the largest number test, so
     that all rows of a draw are of the same test images. The last epoch of a training counts, so that nothing is chosen
@@ -119,7 +119,7 @@ def fine_tuning(
         output: CSV file to write: a row for each training, and in each draw one for the untouched weights (0 images).
         numbers: of training images.
         draws: number of draws.
-        steps: of a training from the released weights, with batches of 8; from nothing it has three times as many.
+        steps: of a training, with batches of 8.
         options: of the bundle, for all runs.
 
     Raises:
@@ -135,26 +135,19 @@ def fine_tuning(
         testing = [item for item in order if item["group"] not in seen]
         if not testing:
             raise ValueError(f"{dataset}: {len(items)} images leave none to test after {max(numbers)} to train on")
-        for number, start, training in [(0, "released weights", {})] + list(trainings(numbers, steps)):
-            folder = output_dir / f"draw_{draw}" / f"{number}_{start.replace(' ', '_')}"
+        for number, rate in [(0, None), *product(numbers, LEARNING_RATES)]:
+            folder = output_dir / f"draw_{draw}" / (f"{number}_{rate}" if number else "untouched")
             # Validation wants images, but nothing is chosen by it.
             lists = {"training": order[:number], "validation": order[:number], "testing": testing}
             write_json(folder / "datalist.json", content | lists)
             data = {"dataset_dir": dataset, "datalist": folder / "datalist.json", **options}
-            begin = {"pretrained": weights / "model.pt"} if number and start == "released weights" else {}
+            epochs = math.ceil(steps / math.ceil(number / BATCH)) if number else 0
+            begin = {"pretrained": weights / "model.pt", "learning_rate": rate, "batch_size": BATCH, "epochs": epochs}
             test = data if number else {**data, "ckpt_dir": weights}
-            found = trained_and_tested(folder, data if number else None, {"testing": test}, **training, **begin)
-            rows.append(row(found["testing"], trained=number, start=start, draw=draw))
+            tests = {"testing": test}
+            found = trained_and_tested(folder, data if number else None, tests, val_interval=epochs, **begin)
+            rows.append(row(found["testing"], trained=number, learning_rate=rate, draw=draw))
     write_csv(output, rows, list(rows[0]))
-
-
-def trainings(numbers: Sequence[int], steps: int) -> Iterator[tuple[int, str, dict]]:
-    """The trainings of a draw: number of images, start, and options of the bundle."""
-    for number in numbers:
-        for start, (learning_rate, multiple) in STARTS.items():
-            epochs = math.ceil(multiple * steps / math.ceil(number / BATCH))
-            options = {"epochs": epochs, "val_interval": epochs, "batch_size": BATCH, "learning_rate": learning_rate}
-            yield number, start, options
 
 
 def drawn(items: Sequence[dict], seed: int) -> list[dict]:

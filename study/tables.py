@@ -292,6 +292,20 @@ def exports() -> str:
     return markdown(pandas.DataFrame(rows))
 
 
+def speed() -> str:
+    """Images a second and so on of each way to predict, and how much faster that is than MONAI's plain settings."""
+    found, rows = read_results("benchmark.json"), []
+    for name, told in found["settings"].items():
+        faster = found["faster_than_plain"].get(name, {}).get("inference_s", {})
+        row = {"way": f"`{name}`", "images a second": f"{found['images'] / told['inference_s']:.0f}"}
+        row["times as fast as `plain` (range)"] = (
+            "{:.1f} ({:.1f} to {:.1f})".format(faster["median"], *faster["range"]) if faster else ""
+        )
+        row["one image, ms"] = f"{1000 * told['latency_s']:.0f}"
+        rows.append({**row, "peak memory, MB": f"{told['peak_memory_mb']:.0f}"})
+    return markdown(pandas.DataFrame(rows))
+
+
 def simulated_annotation() -> str:
     """What the tools of the annotation page are worth to a reader who knows the true masks."""
     found = read_results("simulated_annotation.csv")
@@ -357,6 +371,7 @@ TABLES = {
             seeds,
             peers,
             exports,
+            speed,
             simulated_annotation,
             simulated_readers,
             limits,

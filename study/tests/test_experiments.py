@@ -57,8 +57,8 @@ def test_a_row_says_what_made_it():
 
 def test_images_of_a_draw_train_in_growing_numbers_and_others_test(prepared, tmp_path, runs):
     rows = measure(prepared, tmp_path)
-    starts = [(0, "released weights"), *((n, s) for n in (4, 8) for s in ("released weights", "nothing"))]
-    assert [(int(row["trained"]), row["start"]) for row in rows] == 2 * starts
+    trainings = [(0, 0), *((n, rate) for n in (4, 8) for rate in (0.0005, 0.0001))]
+    assert [(int(row["trained"]), float(row["learning_rate"] or 0)) for row in rows] == 2 * trainings
     of_draw = defaultdict(list)
     for path in sorted((tmp_path / "runs").glob("draw_*/*/datalist.json")):
         of_draw[path.parts[-3]].append(json.loads(path.read_text(encoding="utf-8")))
@@ -75,21 +75,21 @@ def test_images_of_a_draw_train_in_growing_numbers_and_others_test(prepared, tmp
     assert orders[0] != orders[1]
 
 
-def test_only_one_start_knows_the_released_weights_and_the_other_trains_longer(prepared, tmp_path, runs):
+def test_all_trainings_start_from_the_released_weights_and_have_as_many_steps(prepared, tmp_path, runs):
     measure(prepared, tmp_path)
-    trained = [(title, ids) for title, run_id, _, ids in runs if run_id == "training"]
+    trained = [ids for _, run_id, _, ids in runs if run_id == "training"]
     assert len(trained) == 8
-    for title, ids in trained:
-        assert ("pretrained" in ids) == ("released_weights" in title)
-        assert ids["epochs"] == ids["val_interval"] == (18 if "nothing" in title else 6)  # a batch holds all images
+    for ids in trained:
+        assert ids["pretrained"].parent.name == "weights"
+        assert ids["epochs"] == ids["val_interval"] == 6  # a batch holds all images
 
 
 def test_a_run_that_was_interrupted_goes_on(prepared, tmp_path, runs):
     first = measure(prepared, tmp_path)
-    (tmp_path / "runs" / "draw_1" / "4_nothing" / "testing" / "metrics.json").unlink()
+    (tmp_path / "runs" / "draw_1" / "4_0.0001" / "testing" / "metrics.json").unlink()
     runs.clear()
     assert measure(prepared, tmp_path) == first
-    assert [title for title, *_ in runs] == ["4_nothing, training", "4_nothing, testing"]
+    assert [title for title, *_ in runs] == ["4_0.0001, training", "4_0.0001, testing"]
 
 
 def test_a_set_that_is_too_small_is_refused_before_any_run(prepared, tmp_path, runs):
