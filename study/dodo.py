@@ -427,7 +427,7 @@ def training_steps() -> Iterator[dict]:
     yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
     makes = ["results/peers.csv", "results/peers_differences.csv"]
     action = call("study.peers.comparison.compare", runs(), *(STUDY / file for file in makes))
-    about = "networks of other libraries, in shares: python -m study.peers --help; 4 h"
+    about = "networks of other libraries, in shares: python -m study.peers --help; 1 h"
     yield step("peers", about, action, makes, [], needs)
     action = partial(prepare, runs("folds_random"), "busi", "busi", folds=5, protocol="random")
     makes = [runs("folds_random/datalist_fold_0.json")]
@@ -435,7 +435,7 @@ def training_steps() -> Iterator[dict]:
     folds, makes = {"clean": runs("folds"), "random": runs("folds_random")}, ["results/random_protocol.csv"]
     paths = [folds, runs("random_protocol"), STUDY / makes[0]]
     action = call("study.random_protocol.random_protocol", *paths)
-    about = "what a split that parts scans adds; 1 h"
+    about = "what a split that parts scans adds; 20 min"
     yield step("random_protocol", about, action, makes, [], ["folds", "folds_random"])
 
 
@@ -526,7 +526,7 @@ def measurement_steps() -> Iterator[dict]:
     yield step("quick", about, action, ["results/quick.csv"], made_from, [*needs, "prepare_external"])
     paths, makes = [runs("external"), weights(), runs("fine_tuning")], ["results/fine_tuning.csv"]
     action = call("study.experiments.fine_tuning", *paths, STUDY / makes[0])
-    about, made_from = "a few images of another site; 2 h", [model, *CONFIGS, external]
+    about, made_from = "a few images of another site; 20 min", [model, *CONFIGS, external]
     yield step("fine_tuning", about, action, makes, made_from, ["prepare_external"])
     about, makes = "speed of inference; 10 min of an idle machine", ["results/benchmark.json"]
     action = call("study.benchmark.benchmark", clean, runs("exports/exports"), weights(), STUDY / makes[0])

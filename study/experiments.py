@@ -100,7 +100,7 @@ def fine_tuning(
     ckpt_dir: Path,
     output_dir: Path,
     output: Path,
-    numbers: Sequence[int] = (20, 50, 100),
+    numbers: Sequence[int] = (20, 100),
     draws: int = 2,
     steps: int = 150,
     **options: object,

@@ -19,7 +19,7 @@ from breast_ultrasound.metrics import Images, single_metrics
 from study import BRIEF
 from study.experiments import commit
 
-OPTIONS = {"config": "train_pretrained", "epochs": 8, "val_interval": 8, "train_split": "training+validation"}
+OPTIONS = {"config": "train_pretrained", "epochs": 4, "val_interval": 4, "train_split": "training+validation"}
 
 
 def random_protocol(
