@@ -68,9 +68,8 @@ def start(
     for name, fraction in (("without_suggestion", without_suggestion), ("repeated", repeated)):
         if not 0 <= fraction <= 1:
             raise ValueError(f"--{name} is {fraction}; use a number from 0 to 1")
-    from lib.study import read_study  # needs packages that come with MONAI Label
-
     from breast_ultrasound.images import is_dicom, is_image_name
+    from lib.study import read_study  # needs packages that come with MONAI Label
 
     folder, bundle = studies.resolve(), bundle.resolve()
     if not folder.is_dir():

@@ -1,8 +1,8 @@
 """The bundle's network against those of other libraries: trained and tested on the same images by the same pipeline.
 
-Trained on BUSI and BUS-BRA (training and validation splits), tested on all of BUS-UCLM and of BrEaST. Each map becomes a
-mask by the bundle's rule and, beside it, wherever it reaches 0.5; of a peer the differences take the rule by which its
-Dice is the better one at that site.
+Trained on BUSI and BUS-BRA (training and validation splits), tested on all of BUS-UCLM and of BrEaST. Each map becomes
+a mask by the bundle's rule and, beside it, wherever it reaches 0.5; of a peer the differences take the rule by which
+its Dice is the better one at that site.
 """
 
 from __future__ import annotations
