@@ -163,7 +163,7 @@ def told(action: Callable[[], None]) -> TaskFailed | None:
     """Run an action; what a user can mend is one line, where doit would print a traceback."""
     try:
         action()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         return TaskFailed(str(error))
     return None
 

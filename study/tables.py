@@ -256,9 +256,9 @@ def seeds() -> str:
 
 
 def peers() -> str:
-    """Networks of other libraries beside ours, where none of them has been: means over the seeds, paired intervals."""
+    """Networks of other libraries beside ours, where none of them has been: paired intervals over images."""
     found = pandas.read_csv(RESULTS / "peers_differences.csv")
-    names = {"smp": "U-Net of segmentation_models_pytorch", "nnunet": "DynUNet by nnU-Net's recipe"}
+    names = {"smp": "U-Net of segmentation_models_pytorch", "nnunet": "DynUNet, nnU-Net's loss and optimizer"}
     columns = {"peer": found.peer.map(names), "tested on": found.site.map({**SITES, "external": "BrEaST"})}
     columns["figure"] = found.figure.map({**TITLES, "malignant_benign": TITLES["auroc_benign_malignant"]})
     for key in ("ours", "of_peer"):

@@ -12,7 +12,7 @@ import torch
 from tools.cli import parse_bundle
 from tools.fitting import calibrated, fit_calibration, mean_log_loss, threshold_for_sensitivity, uncalibrated
 
-from breast_ultrasound.calibration import MASK, load_calibration, no_calibration, offsets
+from breast_ultrasound.calibration import MASK, load_calibration, no_calibration, offsets, suspicion
 from breast_ultrasound.checks import RULES
 from breast_ultrasound.files import read_csv, sha256, write_csv, write_json
 from breast_ultrasound.predictor import Predictor
@@ -104,6 +104,12 @@ def test_prevalence_and_offsets_have_to_name_the_classes(tmp_path):
         assert RULES["prevalence"].fits(right)
     for wrong in ({"normal": 1.1}, {"normal": 0.5}, {"normal": -0.1, "benign": 1.1}, [0.5, 0.5], "0.5", 0.5):
         assert not RULES["prevalence"].fits(wrong)
+
+
+def test_where_no_class_is_suspicious_no_probability_says_so():
+    found = {"normal": 0.2, "benign": 0.3, "malignant": 0.5}
+    assert suspicion(found, ["malignant"]) == 0.5 and suspicion(found, ["benign", "malignant"]) == 0.8
+    assert suspicion({"cyst": 0.6, "solid": 0.4}, ["malignant"]) is None and suspicion(found, []) is None
 
 
 def test_log_loss_may_lack_a_class():

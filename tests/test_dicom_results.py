@@ -230,6 +230,15 @@ def test_names_keep_their_letters(charset, name, tmp_path):
         assert stored.get("SpecificCharacterSet") == charset
 
 
+@pytest.mark.parametrize("charset", [None, "ISO_IR 100"])
+def test_classes_keep_their_letters_too(charset, tmp_path):
+    classes = [{"label": "bösartig 悪性", "score": 0.9}, {"label": "gutartig", "score": 0.1}]
+    file = still(tmp_path, SpecificCharacterSet=charset, PatientName="Phantom^Petra")
+    made = objects(file, l_shape(), **{"class": "bösartig 悪性", "classification": classes})["sr"]
+    stored = dcmread(save(made, tmp_path / "sr.dcm"))
+    assert "bösartig 悪性" in str(stored) and stored.PatientName == "Phantom^Petra"
+
+
 def test_numbers_and_dates_that_cannot_be_are_left_out(tmp_path):
     """A count of frames behind the largest number; a 99th of month 99."""
     made = ENCODINGS["cine, RLE"](PICTURE)

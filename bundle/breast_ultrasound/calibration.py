@@ -59,6 +59,13 @@ def offsets(calibration: Mapping[str, object], class_names: Sequence[str], shift
     return [value + (math.log(ratio) if ratio else -math.inf) for value, ratio in zip(found, ratios)]
 
 
+def suspicion(probabilities: Mapping[str, float], suspicious_classes: Sequence[str]) -> float | None:
+    """The probability of the suspicious classes together, of probabilities by class name; None where one is missing."""
+    if not suspicious_classes or not set(suspicious_classes) <= probabilities.keys():
+        return None
+    return round(sum(probabilities[name] for name in suspicious_classes), 6)
+
+
 def no_calibration(weights: str = "") -> dict:
     """What stands for a calibration where there is none: as the network gives the probabilities, the mask by ``MASK``.
 

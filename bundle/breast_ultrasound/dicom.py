@@ -206,7 +206,7 @@ def _decoded(source: str | Path | pydicom.Dataset, header: pydicom.Dataset, inde
     pixels = decode()
     if header.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(pixels, header)[..., :3]
-        brightest = apply_color_lut(np.arange(2**16, dtype=np.uint16), header).max()
+        brightest = apply_color_lut(np.arange(2**16, dtype=np.uint16), header)[..., :3].max()
         # Some scanners fill a table of 16 bits with values of 8.
         return (colours // 257 if brightest > 255 else colours).astype(np.uint8)
     pixels = pixels.astype(np.uint8, copy=False)

@@ -19,6 +19,7 @@ from monai.transforms import Transform
 from PIL import Image, ImageDraw, ImageFont
 
 from . import bundle_version
+from .calibration import suspicion
 from .dicom import MAKER, STILL, Region, laterality, middle, number_of_frames, read_header, tissue_region
 from .files import output_stem, shown, write_whole
 from .images import open_image, split_frame
@@ -154,7 +155,8 @@ class SaveDicomd(Transform):
             source = read_source(name)
             result |= _row(source, mask)
             scores = {entry["label"]: entry["score"] for entry in result["classification"]}
-            result["suspicion"] = round(sum(scores.get(name, 0.0) for name in self.suspicious_classes), 6)
+            if (together := suspicion(scores, self.suspicious_classes)) is not None:
+                result["suspicion"] = together
             for kind, made in self.make(source, mask, result, lambda: open_image(name)).items():
                 files.append(f"{output_stem(Path(name))}_{kind}.dcm")
                 write_whole(folder / files[-1], lambda p, made=made: made.save_as(p, enforce_file_format=True))
@@ -166,7 +168,7 @@ class SaveDicomd(Transform):
     @staticmethod
     def complete(rows: Sequence[dict]) -> None:
         """Fill in ``study_suspicion``, the largest of a study's images, where all rows of a table are there."""
-        answered = [row for row in rows if row["study_instance_uid"]]
+        answered = [row for row in rows if row["suspicion"] not in ("", None)]
         largest: dict[str, float] = {}
         for row in answered:
             uid = row["study_instance_uid"]
@@ -220,8 +222,9 @@ class DicomObjects:
             made["sr"] = self._report(header, source, found, result)
         if "sc" in self.kinds:
             made["sc"] = self._picture(header, source, mask, result, picture())
+        letters = "".join(entry["label"] for entry in result["classification"])
         for kind, made_object in made.items():
-            _settle(made_object, source)
+            _settle(made_object, source, letters)
             made_object.SeriesDescription = f"{DESCRIPTIONS[kind]} - {WARNING}"
         return made
 
@@ -231,6 +234,7 @@ class DicomObjects:
         number = max(1, int(header.get("InstanceNumber") or 1))
         if source.frame:
             number = number * 10_000 + source.frame if number * 10_000 < MOST - source.frame else source.frame
+        number = min(number, MOST)
         return {
             "series_instance_uid": generate_uid(entropy_srcs=[header.SeriesInstanceUID, *maker]),
             "series_number": SERIES_NUMBERS[kind],
@@ -406,10 +410,15 @@ def _valid(header: Dataset, name: str, kind: type[DA] | type[TM]) -> str | None:
         return None
 
 
-def _settle(made: Dataset, source: Source) -> None:
-    """Give an object the image's letters, its date in place of now, and references to its true class and frame."""
+def _settle(made: Dataset, source: Source, letters: str) -> None:
+    """Give an object the image's letters, its date in place of now, and references to its true class and frame.
+
+    Where `letters`, those of the classes, are not of ASCII, it stays in UTF-8, which holds them and the image's too.
+    """
     header = source.header
-    if header.get("SpecificCharacterSet"):
+    if not letters.isascii():
+        made.SpecificCharacterSet = UTF8
+    elif header.get("SpecificCharacterSet"):
         made.SpecificCharacterSet = header.SpecificCharacterSet
     else:
         del made.SpecificCharacterSet

@@ -47,7 +47,7 @@ def move(probability: np.ndarray, threshold: float, clicks: list[Click], mask: n
         probability: of the lesion, (height, width), in [0, 1].
         threshold: that makes a mask of it.
         clicks: in the image.
-        mask: what is drawn now, (height, width), bool; its size sets how far a click reaches.
+        mask: the model's part of what is drawn, (height, width), bool; its size sets how far a click reaches.
 
     Returns:
         probability of the lesion, (height, width), float32, in [0, 1].

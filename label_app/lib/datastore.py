@@ -29,7 +29,7 @@ VERSIONS = "versions"  # folder of the labels that were replaced or removed, bes
 
 
 def grey_of(path: str) -> np.ndarray:
-    """An image's file as model and page see it: uint8 (height, width).
+    """An image's file as the model sees it: uint8 (height, width).
 
     Raises:
         RequestError: it cannot be read.
@@ -196,7 +196,7 @@ class ImageDatastore(LocalDatastore):
         return path
 
     def grey(self, image_id: str) -> np.ndarray:
-        """An image as model and page see it: uint8 (height, width).
+        """An image as the model sees it: uint8 (height, width).
 
         Raises:
             RequestError: 404 where the folder has no such image, 422 where it cannot be read.

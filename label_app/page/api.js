@@ -113,7 +113,7 @@ export async function loadOutlines(image, reader) {
 export const version = (image, reader, again, final, version) =>
   get(`api/version?${query({ image, reader, again, final, version })}`).then(withMask);
 
-// The model's map in a box; and after clicks, [x, y, whether the lesion is there], on what is drawn.
+// The model's map in a box; and after clicks, [x, y, whether the lesion is there], on the model's part of it.
 export const askBox = async (image, box) => source({ ...(await send("api/box", { image, box })), box });
 export async function askClicks(image, asked, mask) {
   const form = new FormData();

@@ -13,18 +13,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts")]
 
 
-def peer(network: str, seed: int, runs: Path = ROOT / "runs", **options: str) -> None:
+def peer(network: str, seed: int, runs: Path = ROOT / "runs") -> None:
     """Train, unless the weights are there, and note the answers at both sites, unless they are.
 
     Args:
         network: ours, smp or nnunet.
         seed: of the training.
         runs: folder of the prepared sets and of the trainings.
-        options: of the bundle's training.
     """
     from study.peers.comparison import train_and_score
 
-    train_and_score(network, seed, runs.resolve(), **options)
+    train_and_score(network, seed, runs.resolve())
 
 
 if __name__ == "__main__":

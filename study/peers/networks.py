@@ -89,7 +89,7 @@ def load_imagenet(network: SmpUnet, path: str = "") -> None:
 
 
 class NnUnet(nn.Module):
-    """MONAI's ``DynUNet`` as nnU-Net plans it in 2D: instance norm, leaky ReLU, doubling widths, deep supervision.
+    """MONAI's ``DynUNet`` in nnU-Net's manner: instance norm, leaky ReLU, deep supervision; narrower than it plans.
 
     It has no class; its class logits are zeros.
 

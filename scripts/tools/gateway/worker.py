@@ -182,6 +182,7 @@ class Answerer:
 
     def answer(self, frame: int) -> Answer:
         """Predict a frame, from 1, and make its objects."""
+        from breast_ultrasound.calibration import suspicion
         from breast_ultrasound.dicom import number_of_frames, open_dicom
         from breast_ultrasound.dicom_results import source_of
 
@@ -200,8 +201,7 @@ class Answerer:
         told = {"suspicious": found.suspicious, "unsure": found.unsure}
         result |= {name: value for name, value in told.items() if value is not None}
         made = self.make(source, found.mask, result, lambda: image)
-        suspicion = sum(found.class_probabilities.get(name, 0.0) for name in self.suspicious)
-        values = {"class": found.class_name, "suspicion": round(suspicion, 6), **told}
+        values = {"class": found.class_name, "suspicion": suspicion(found.class_probabilities, self.suspicious), **told}
         values |= {"check": found.check, "reason": found.reason}
         return Answer(number, "", values, [_file(each) for each in made.values()])
 
