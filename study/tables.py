@@ -268,6 +268,18 @@ def peers() -> str:
     return markdown(pandas.DataFrame(columns))
 
 
+def random_protocol() -> str:
+    """BUSI's folds by scan and image by image, on the images of both."""
+    found = pandas.read_csv(RESULTS / "random_protocol.csv")
+    names = list(found.figure)
+    columns = {f"on {found.images[0]} images": [TITLES[n] for n in names]}
+    for key in ("clean", "random"):
+        columns[f"`{key}`"] = [number(n, value) for n, value in zip(names, found[key])]
+    rows = found.rename(columns={"difference": "value"}).to_dict("records")
+    columns["random over clean (95 % interval)"] = [signed(row["figure"], row) for row in rows]
+    return markdown(pandas.DataFrame(columns))
+
+
 def exports() -> str:
     """Size of each exported file, its distance from PyTorch, and its metrics on validation."""
     names, rows = (*BRIEF[:3], "macro_f1", "auroc_malignant"), []
@@ -370,6 +382,7 @@ TABLES = {
             levers,
             seeds,
             peers,
+            random_protocol,
             exports,
             speed,
             simulated_annotation,
