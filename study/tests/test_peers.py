@@ -127,10 +127,10 @@ def test_a_peer_is_trained_and_scored_once(prepared, tmp_path, capfd):
     for name in (*comparison.TRAINED_ON, *comparison.TESTED_ON):
         os.symlink(prepared, tmp_path / name)
     comparison.train_and_score("nnunet", 3, tmp_path, epochs=1, image_size=64, batch_size=6)
-    assert "nnunet_3, training" in capfd.readouterr().out
+    assert "== nnunet_3" in capfd.readouterr().out
     command = [sys.executable, "-m", "study.peers", "--network", "nnunet", "--seed", "3", "--runs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "nnunet_3, training" not in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "== nnunet_3" not in done.stdout, done.stdout + done.stderr
     for site in comparison.TESTED_ON:
         found = comparison.read_answers(tmp_path, "nnunet", 3, site)
         assert set(found) == {"bundle", "0.5"} and len(found["bundle"]) == len(list((prepared / "images").iterdir()))
