@@ -16,10 +16,12 @@ from tools.statistics import DRAWS, difference
 
 from breast_ultrasound.files import read_csv
 from breast_ultrasound.metrics import Images, single_metrics
-from study import BRIEF
+from study import BRIEF, STUDY
 from study.experiments import commit
 
+# As the released weights' second training, but for less of it and on BUSI alone
 OPTIONS = {"config": "train_pretrained", "epochs": 4, "val_interval": 4, "train_split": "training+validation"}
+OPTIONS |= {"pretrained": STUDY / "weights/without_busi/model.pt", "learning_rate": 0.0005}
 
 
 def random_protocol(

@@ -262,8 +262,8 @@ def peers() -> str:
     columns = {"peer": found.peer.map(names), "tested on": found.site.map({**SITES, "external": "BrEaST"})}
     columns["figure"] = found.figure.map({**TITLES, "malignant_benign": TITLES["auroc_benign_malignant"]})
     for key in ("ours", "of_peer"):
-        columns[key.replace("of_", "")] = [number(n, v) for n, v in zip(found.figure, found[key])]
-    rows = found.rename(columns={"difference": "value"}).to_dict("records")
+        columns[key.replace("_", " ")] = [number(n, v) for n, v in zip(found.figure, found[key])]
+    rows = found.rename(columns={"difference": "value"}).replace({float("nan"): None}).to_dict("records")
     columns["ours minus peer (95 % interval)"] = [signed(row["figure"], row) for row in rows]
     return markdown(pandas.DataFrame(columns))
 
