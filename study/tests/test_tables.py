@@ -27,8 +27,8 @@ def test_the_tables_are_those_of_the_results():
     assert tables.with_metrics(text) == text
     marks = {mark[1] for mark in tables.MARKED.findall("".join(texts.values()))}
     assert marks == set(tables.TABLES) and "<!-- table results -->" in texts["README.md"]
-    with pytest.raises(ValueError, match="no table speed; there are evidence"):
-        tables.with_tables("<!-- table speed -->\n<!-- end -->")
+    with pytest.raises(ValueError, match="no table unheard; there are evidence"):
+        tables.with_tables("<!-- table unheard -->\n<!-- end -->")
 
 
 def test_the_home_figure_is_that_of_the_cross_validation():
