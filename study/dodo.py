@@ -69,6 +69,10 @@ LEVERS = {
 TRIALS = [(lever, name, 8) for lever in LEVERS for name in KEPT]
 TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
 SEEDS = (1, 2)  # of the first training without BUS-UCLM, beside 0
+# Short trainings from weights of the first one, whose mean is tried
+ROUND = {**FIRST, "epochs": 4, "val_interval": 4}
+ROUNDS = (1, 2)  # their seeds
+STARTS = (("without_busi", 0), ("without_bus_uclm", 0), ("without_bus_uclm", SEEDS[-1]))  # weights, seed of these
 EXPORTS = {
     "exports": {"pytorch": "", "onnx": "model.onnx"},
     "small": {"small_pytorch": "", "small_int8": "model_int8.onnx"},
@@ -315,6 +319,36 @@ def seeds() -> None:
             score_site(folder, runs(site), name, seed, split, RESULTS / "seeds.csv")
 
 
+def rounds() -> None:
+    """Go on from weights that have not seen a site, twice; test them, both rounds and the means there and on BrEaST."""
+    import pandas
+    from average_weights import average_weights
+
+    from study.sites import compare, score_site
+
+    compared = []
+    for name, seed in STARTS:
+        start = runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
+        folder, sites = f"rounds/{name}_{seed}", [site for site in SITES if site != LEFT_OUT[name]]
+        tried = {"first training": start}
+        for number in ROUNDS:
+            training(f"{folder}/{number}", sites, seed=number, pretrained=start / "model.pt", **ROUND)
+            tried[f"round {number}"] = runs(folder, str(number))
+        means = {"mean of the rounds": list(tried.values())[1:], "mean of all three": list(tried.values())}
+        for title, members in means.items():
+            tried[title] = runs(folder, title.replace(" ", "_"))
+            if not (tried[title] / "model.pt").is_file():
+                average_weights(tuple(members), tried[title])
+        about = f"{name.replace('_', ' ')}, seed {seed}"
+        for site in (LEFT_OUT[name], "external"):
+            answers = {}
+            for title, found in tried.items():
+                answers[title] = score_site(found, runs(site), f"{about}: {title}", output=RESULTS / "rounds.csv")
+            differences = compare(answers["first training"], answers["mean of the rounds"])
+            compared += [{"name": about, "site": site, "figure": k, **found} for k, found in differences.items()]
+    pandas.DataFrame(compared).to_csv(RESULTS / "rounds_differences.csv", index=False)
+
+
 def operating_points() -> None:
     """Lesions missed against normals with a mask, at home and on sets with normals that the weights have not seen."""
     from study.postprocessing import fold_options, operating_points
@@ -424,6 +458,9 @@ def training_steps() -> Iterator[dict]:
     yield step("cross_validation", "every fold; 1 h", cross_validate, makes, [], [*needs, "train_without_busi"])
     needs = [*everyone, "prepare_external"]
     yield step("seeds", "the first training three times; 2 h", seeds, ["results/seeds.csv"], [], needs)
+    about = "short rounds of training, and the mean of their weights; 1 h behind seeds"
+    makes = ["results/rounds.csv", "results/rounds_differences.csv"]
+    yield step("rounds", about, rounds, makes, [], [*needs, "seeds"])
     yield step("levers", "recipes of the second network; 3 h", levers, ["results/levers.csv"], [], needs)
     makes = ["results/peers.csv", "results/peers_differences.csv"]
     action = call("study.peers.comparison.compare", runs(), *(STUDY / file for file in makes))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas
 import torch
+from tools.statistics import DRAWS, difference
 from tqdm import tqdm
 
 from breast_ultrasound.files import sha256
@@ -90,8 +92,31 @@ def figures(table: pandas.DataFrame, parts: Sequence[np.ndarray], threshold: flo
     return found
 
 
-def scored(options: dict[str, str]) -> tuple[dict[str, object], dict[str, float]]:
-    """What made a row, and its figures, for the options of an evaluation of the bundle."""
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What weights say of N images of a site.
+
+    Args:
+        table: as `figures` takes it.
+        parts: as `figures` takes them.
+        threshold: `component_threshold` of the bundle.
+    """
+
+    table: pandas.DataFrame
+    parts: Sequence[np.ndarray]
+    threshold: float
+
+    def take(self, index: np.ndarray) -> Answered:
+        """The images of an index (M,)."""
+        return Answered(self.table.iloc[index], [self.parts[i] for i in index], self.threshold)
+
+    def figures(self) -> dict[str, float]:
+        """As the function of that name."""
+        return figures(self.table, self.parts, self.threshold)
+
+
+def answered(options: dict[str, str]) -> tuple[dict[str, object], Answered]:
+    """What made a row, and the answers, for the options of an evaluation of the bundle."""
     predictor, items = evaluation(options)
     rows, parts = [], []
     for item in tqdm(items, desc=options["dataset_dir"]):
@@ -105,7 +130,7 @@ def scored(options: dict[str, str]) -> tuple[dict[str, object], dict[str, float]
     rule = predictor.mask_rule
     made = {"image_size": predictor.config.get_parsed_content("image_size")}
     made["weights_sha256"] = sha256(Path(options["ckpt_dir"]) / "model.pt")
-    return {**rule, **made}, figures(pandas.DataFrame(rows), parts, rule["component_threshold"])
+    return {**rule, **made}, Answered(pandas.DataFrame(rows), parts, rule["component_threshold"])
 
 
 def score_site(
@@ -116,8 +141,8 @@ def score_site(
     split: str = EVERYTHING,
     output: Path = RESULTS / "sites.csv",
     **options: object,
-) -> None:
-    """Add a row to a table, in place of an earlier one of that name, seed and site.
+) -> Answered:
+    """Add a row to a table, in place of an earlier one of that name, seed and site, and return the answers behind it.
 
     Args:
         ckpt_dir: folder of the weights.
@@ -129,11 +154,33 @@ def score_site(
         options: of the bundle.
     """
     where = {"ckpt_dir": str(ckpt_dir), "dataset_dir": str(dataset_dir), "split": split}
-    made, found = scored({**where, **{key: str(value) for key, value in options.items()}})
-    row = {"name": name, "seed": seed, "site": Path(dataset_dir).name, **{k: round(v, 4) for k, v in found.items()}}
+    made, answers = answered({**where, **{key: str(value) for key, value in options.items()}})
+    row = {"name": name, "seed": seed, "site": Path(dataset_dir).name}
+    row |= {k: round(v, 4) for k, v in answers.figures().items()}
     table = pandas.read_csv(output) if Path(output).is_file() else pandas.DataFrame()
     if len(table):
         table = table[(table[KEYS].astype(str) != pandas.Series(row)[KEYS].astype(str)).any(axis=1)]
     table = pandas.concat([table, pandas.DataFrame([row | made | {"commit": commit()}])])
     table.to_csv(output, index=False)
     print(pandas.DataFrame([row]).to_string(index=False))
+    return answers
+
+
+def compare(first: Answered, second: Answered, draws: int = DRAWS) -> dict[str, dict[str, float]]:
+    """How much more of each figure the second answers have, with the paired interval over groups of images.
+
+    Args:
+        first: answers about a site.
+        second: others about the same images.
+        draws: of the bootstrap.
+
+    Returns:
+        `difference`, `low` and `high` by figure.
+    """
+    groups = first.table.group.astype(str).to_numpy()
+    found = difference(Answered.figures, first, second, groups, draws, "difference")
+    return {
+        name: {"difference": round(each.value, 4), "low": round(each.low, 4), "high": round(each.high, 4)}
+        for name, each in found.items()
+        if name != "images"
+    }

@@ -19,6 +19,7 @@ from breast_ultrasound.files import sha256, write_whole
 from study import AWAY, BRIEF, EVALUATIONS, EXTERNAL, HOME, LEFT_OUT, RESULTS, SITES, SMALL
 
 TEXTS = ("README.md", "bundle/docs/README.md", "docs/evidence.md", "docs/evidence_tables.md")
+TESTED = {**SITES, "external": "BrEaST"}
 METADATA = "bundle/configs/metadata.json"
 METRICS = ("lesion_dice", "lesion_iou", "missed_rate", "false_mask_rate", "accuracy", "macro_f1", "auroc_malignant")
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -143,7 +144,7 @@ def sites() -> str:
     for _, row in found.iterrows():
         weights, site = row["name"], row.site
         shown = {"weights": f"`{weights}`", "trained on": trained_on(weights)}
-        shown |= {"tested on": {**SITES, "external": "BrEaST"}[site]}
+        shown |= {"tested on": TESTED[site]}
         shown |= {"Dice": number("lesion_dice", row.lesion_dice), "missed": number("missed_rate", row.missed_rate)}
         normals = site in SITES and not pandas.isna(row.false_mask_rate)
         for key, title in (
@@ -225,9 +226,9 @@ def robustness() -> str:
     return markdown(pandas.DataFrame({"condition": found.condition.str.replace("_", " "), **columns}))
 
 
-def levers() -> str:
+def levers(file: str = "levers.csv") -> str:
     """Trainings of the second network, each tested on the site that it has not seen and on BrEaST."""
-    found, rows = pandas.read_csv(RESULTS / "levers.csv"), []
+    found, rows = pandas.read_csv(RESULTS / file), []
     for name, pair in found.groupby("name", sort=False):
         away, breast = (pair[(pair.site == "external") == external].iloc[0] for external in (False, True))
         shown = {"recipe": name, "Dice": number("lesion_dice", away.lesion_dice)}
@@ -250,7 +251,7 @@ def seeds() -> str:
         for name, title in (titles | (normals if site in SITES else {})).items():
             values = table.set_index("seed")[name]
             shown = {f"seed {seed}": f"{value:.3f}" for seed, value in values.items()}
-            row = {"tested on": {**SITES, "external": "BrEaST"}[site], "": title, **shown}
+            row = {"tested on": TESTED[site], "": title, **shown}
             rows.append({**row, "mean ± SD": f"{values.mean():.3f} ± {values.std():.3f}"})
     return markdown(pandas.DataFrame(rows))
 
@@ -259,7 +260,7 @@ def peers() -> str:
     """Networks of other libraries beside ours, where none of them has been: paired intervals over images."""
     found = pandas.read_csv(RESULTS / "peers_differences.csv")
     names = {"smp": "U-Net of segmentation_models_pytorch", "nnunet": "DynUNet, nnU-Net's loss and optimizer"}
-    columns = {"peer": found.peer.map(names), "tested on": found.site.map({**SITES, "external": "BrEaST"})}
+    columns = {"peer": found.peer.map(names), "tested on": found.site.map(TESTED)}
     columns["figure"] = found.figure.map({**TITLES, "malignant_benign": TITLES["auroc_benign_malignant"]})
     for key in ("ours", "of_peer"):
         columns[key.replace("_", " ")] = [number(n, v) for n, v in zip(found.figure, found[key])]
@@ -369,6 +370,7 @@ TABLES = {
     "evidence": lambda: intervals(TITLES, EVALUATIONS),
     "outside": lambda: intervals(SHORT, HOME_AND_AWAY),
     "calibration": lambda: intervals(CALIBRATION, ("cross_validation", *AWAY)),
+    "rounds": lambda: levers("rounds.csv"),
     **{
         f.__name__: f
         for f in (
