@@ -344,8 +344,10 @@ def rounds() -> None:
             answers = {}
             for title, found in tried.items():
                 answers[title] = score_site(found, runs(site), f"{about}: {title}", output=RESULTS / "rounds.csv")
-            differences = compare(answers["first training"], answers["mean of the rounds"])
-            compared += [{"name": about, "site": site, "figure": k, **found} for k, found in differences.items()]
+            for title in means:
+                differences = compare(answers["first training"], answers[title])
+                row = {"name": f"{about}: {title}", "site": site}
+                compared += [{**row, "figure": figure, **found} for figure, found in differences.items()]
     pandas.DataFrame(compared).to_csv(RESULTS / "rounds_differences.csv", index=False)
 
 
