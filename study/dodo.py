@@ -343,7 +343,8 @@ def rounds() -> None:
         for site in (LEFT_OUT[name], "external"):
             answers = {}
             for title, found in tried.items():
-                answers[title] = score_site(found, runs(site), f"{about}: {title}", output=RESULTS / "rounds.csv")
+                called, output = f"{about}: {title}", RESULTS / "rounds.csv"
+                answers[title] = score_site(found, runs(site), called, seed, output=output)
             for title in means:
                 differences = compare(answers["first training"], answers[title])
                 row = {"name": f"{about}: {title}", "site": site}

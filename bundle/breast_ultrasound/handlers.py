@@ -109,7 +109,7 @@ class KeepBest:
             path.replace(kept)
             if settings_file(path).is_file():
                 settings_file(path).replace(settings_file(kept))
-            logger.info(f"{path}: held other weights, which are now {kept.name}")
+            logger.warning(f"{path}: held other weights, which are now {kept.name}")
 
     def state_dict(self) -> dict:
         """The values to resume from."""
