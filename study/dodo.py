@@ -215,9 +215,19 @@ def training(name: str, sites: Sequence[str], **options: object) -> None:
     run_bundle(name, "training", configs, ckpt_dir=folder, output_dir=folder, datalist=lists, **options)
 
 
+def others(name: str) -> list[str]:
+    """The sites that weights with one left out have seen."""
+    return [site for site in SITES if site != LEFT_OUT[name]]
+
+
+def first_training(name: str, seed: int) -> Path:
+    """The folder of weights with a site left out; the published ones have the seed 0."""
+    return runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
+
+
 def train_without(name: str) -> None:
     """The first training, on two hospitals; kept weights are copied to study/weights."""
-    training(name, [site for site in SITES if site != LEFT_OUT[name]], **FIRST)
+    training(name, others(name), **FIRST)
     if name in KEPT:
         for file in ("model.pt", "model.json"):
             _copy(runs(name, file), STUDY / "weights" / name / file)
@@ -311,10 +321,9 @@ def seeds() -> None:
 
     name = "without_bus_uclm"
     for seed in (0, *SEEDS):
-        folder = runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
+        folder = first_training(name, seed)
         if seed:
-            others = [site for site in SITES if site != LEFT_OUT[name]]
-            training(f"seeds/{name}_{seed}", others, seed=seed, **FIRST)
+            training(f"seeds/{name}_{seed}", others(name), seed=seed, **FIRST)
         for site, split in ((LEFT_OUT[name], EVERYTHING), ("external", "testing")):
             score_site(folder, runs(site), name, seed, split, RESULTS / "seeds.csv")
 
@@ -328,11 +337,10 @@ def rounds() -> None:
 
     compared = []
     for name, seed in STARTS:
-        start = runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
-        folder, sites = f"rounds/{name}_{seed}", [site for site in SITES if site != LEFT_OUT[name]]
+        start, folder = first_training(name, seed), f"rounds/{name}_{seed}"
         tried = {"first training": start}
         for number in ROUNDS:
-            training(f"{folder}/{number}", sites, seed=number, pretrained=start / "model.pt", **ROUND)
+            training(f"{folder}/{number}", others(name), seed=number, pretrained=start / "model.pt", **ROUND)
             tried[f"round {number}"] = runs(folder, str(number))
         means = {"mean of the rounds": list(tried.values())[1:], "mean of all three": list(tried.values())}
         for title, members in means.items():
