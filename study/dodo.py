@@ -54,10 +54,12 @@ from study import (  # noqa: E402
 )
 
 PROTOCOLS = ("clean", "grouped", "random")
-# The recipe: a first training on two hospitals, and a second one from the weights without BUSI on all three. The folds
-# start from there too, so that BUSI's images are new to each of them.
+# The recipe of weights with a site left out: a first training, two rounds from there, and the mean of all three. The
+# released weights are the mean of two rounds from those without BUSI, on all sites; so are the folds, to each of which
+# BUSI's images are new.
 FIRST = {"epochs": 30, "val_interval": 30, "train_split": "training+validation", "resume": True}
-SECOND = {**FIRST, "epochs": 8, "val_interval": 8, "learning_rate": 0.0005}
+ROUND = {**FIRST, "epochs": 4, "val_interval": 4}
+ROUNDS = (1, 2)  # their seeds
 # Those of the left-out weights that lie in study/weights
 KEPT = ("without_busi", "without_bus_uclm")
 # Recipes of the second network that were compared: override configs behind train_pretrained.json
@@ -68,10 +70,8 @@ LEVERS = {
 }
 TRIALS = [(lever, name, 8) for lever in LEVERS for name in KEPT]
 TRIALS += [(lever, "without_bus_uclm", 20) for lever in LEVERS if "rate" not in lever]
-SEEDS = (1, 2)  # of the first training without BUS-UCLM, beside 0
-# Short trainings from weights of the first one, whose mean is tried
-ROUND = {**FIRST, "epochs": 4, "val_interval": 4}
-ROUNDS = (1, 2)  # their seeds
+SEEDS = (0, 1, 2)  # of the first training without BUS-UCLM
+# First trainings from which rounds and their means are measured
 STARTS = (("without_busi", 0), ("without_bus_uclm", 0), ("without_bus_uclm", SEEDS[-1]))  # weights, seed of these
 EXPORTS = {
     "exports": {"pytorch": "", "onnx": "model.onnx"},
@@ -220,22 +220,36 @@ def others(name: str) -> list[str]:
     return [site for site in SITES if site != LEFT_OUT[name]]
 
 
-def first_training(name: str, seed: int) -> Path:
-    """The folder of weights with a site left out; the published ones have the seed 0."""
-    return runs("seeds", f"{name}_{seed}") if seed else left_out_weights(name)
+def first_training(name: str, seed: int = 0) -> Path:
+    """The first training without a site, and its folder."""
+    training(f"seeds/{name}_{seed}", others(name), seed=seed, **FIRST)
+    return runs("seeds", f"{name}_{seed}")
+
+
+def train_rounds(name: str, sites: Sequence[str], start: Path) -> list[Path]:
+    """Go on from weights on prepared sets, once by each seed; the folders."""
+    for seed in ROUNDS:
+        training(f"rounds/{name}/{seed}", sites, seed=seed, pretrained=start / "model.pt", **ROUND)
+    return [runs("rounds", name, str(seed)) for seed in ROUNDS]
+
+
+def average(folders: Sequence[Path], output: Path) -> None:
+    """The mean of weights, in place of an earlier one."""
+    from average_weights import average_weights
+
+    (output / "model.pt").unlink(missing_ok=True)
+    average_weights(tuple(folders), output)
 
 
 def train_without(name: str) -> None:
-    """The first training, on two hospitals; kept weights are copied to study/weights."""
-    training(name, others(name), **FIRST)
-    if name in KEPT:
-        for file in ("model.pt", "model.json"):
-            _copy(runs(name, file), STUDY / "weights" / name / file)
+    """The weights with a site left out."""
+    start = first_training(name)
+    average([start, *train_rounds(f"{name}_0", others(name), start)], left_out_weights(name))
 
 
 def train() -> None:
-    """The second training, on all hospitals, from the weights without BUSI: the released weights."""
-    training("models", list(SITES), pretrained=left_out_weights("without_busi") / "model.pt", **SECOND)
+    """The released weights."""
+    average(train_rounds("models", list(SITES), left_out_weights("without_busi")), runs("models"))
 
 
 def calibrate() -> None:
@@ -247,14 +261,17 @@ def calibrate() -> None:
 
 
 def cross_validate() -> None:
-    """Train and test on every fold with the second training, and keep the joined tables."""
+    """Train every fold as the released weights were, test it, and keep the joined tables."""
     from tools.cli import as_arguments, run_command
 
-    options = {"dataset_dir": runs("folds"), "output_dir": runs("cross_validation"), "config": "train_pretrained"}
-    options |= {"with_sets": {str(runs(site, "datalist.json")): 1 for site in ("bus_bra", "bus_uclm")}}
-    options |= {"pretrained": left_out_weights("without_busi") / "model.pt", **SECOND}
+    options = {"config": "train_pretrained", "pretrained": left_out_weights("without_busi") / "model.pt", **ROUND}
+    options |= {"with_sets": {str(runs(site, "datalist.json")): 1 for site in others("without_busi")}}
     del options["resume"]  # it does so by itself
-    run_command("Cross-validation", "scripts/cross_validate.py", *as_arguments(options))
+    folders = {seed: runs("folds_rounds", str(seed)) for seed in ROUNDS}
+    parts = [{"output_dir": folder, "seed": seed, **options} for seed, folder in folders.items()]
+    for part in [*parts, {"output_dir": runs("cross_validation"), "mean_of": [str(f) for f in folders.values()]}]:
+        arguments = as_arguments({"dataset_dir": runs("folds"), **part})
+        run_command("Cross-validation", "scripts/cross_validate.py", *arguments)
     for name in ("images.csv", "metrics.json"):
         _copy(runs("cross_validation", name), RESULTS / "evaluations/cross_validation" / name)
 
@@ -316,37 +333,31 @@ def levers() -> None:
 
 
 def seeds() -> None:
-    """Repeat the first training without BUS-UCLM with other seeds; test all of them there and on BrEaST."""
+    """The first training without BUS-UCLM by several seeds, tested there and on BrEaST."""
     from study.sites import score_site
 
     name = "without_bus_uclm"
-    for seed in (0, *SEEDS):
+    for seed in SEEDS:
         folder = first_training(name, seed)
-        if seed:
-            training(f"seeds/{name}_{seed}", others(name), seed=seed, **FIRST)
         for site, split in ((LEFT_OUT[name], EVERYTHING), ("external", "testing")):
             score_site(folder, runs(site), name, seed, split, RESULTS / "seeds.csv")
 
 
 def rounds() -> None:
-    """Go on from weights that have not seen a site, twice; test them, both rounds and the means there and on BrEaST."""
+    """Test first trainings, the rounds that start from them and the means on the site left out and on BrEaST."""
     import pandas
-    from average_weights import average_weights
 
     from study.sites import compare, score_site
 
     compared = []
     for name, seed in STARTS:
-        start, folder = first_training(name, seed), f"rounds/{name}_{seed}"
-        tried = {"first training": start}
-        for number in ROUNDS:
-            training(f"{folder}/{number}", others(name), seed=number, pretrained=start / "model.pt", **ROUND)
-            tried[f"round {number}"] = runs(folder, str(number))
+        start, folder = first_training(name, seed), f"{name}_{seed}"
+        trained = train_rounds(folder, others(name), start)
+        tried = {"first training": start, **{f"round {number}": each for number, each in zip(ROUNDS, trained)}}
         means = {"mean of the rounds": list(tried.values())[1:], "mean of all three": list(tried.values())}
         for title, members in means.items():
-            tried[title] = runs(folder, title.replace(" ", "_"))
-            if not (tried[title] / "model.pt").is_file():
-                average_weights(tuple(members), tried[title])
+            tried[title] = runs("rounds", folder, title.replace(" ", "_"))
+            average(members, tried[title])
         about = f"{name.replace('_', ' ')}, seed {seed}"
         for site in (LEFT_OUT[name], "external"):
             answers = {}
@@ -461,12 +472,12 @@ def training_steps() -> Iterator[dict]:
         action, makes = partial(train_without, name), [left_out_weights(name) / "model.pt"]
         yield step(f"train_{name}", f"{SITES[site]} left out; 1 h", action, makes, [], everyone)
     makes = [runs("models/model.pt")]
-    yield step("train", "as the released weights were; 15 min", train, makes, [], [*everyone, "train_without_busi"])
+    yield step("train", "as the released weights were; 20 min", train, makes, [], [*everyone, "train_without_busi"])
     makes, needs = [runs("cross_validation/metrics.json"), *evaluations_of("cross_validation")], [
         "folds",
         *everyone[1:],
     ]
-    yield step("cross_validation", "every fold; 1 h", cross_validate, makes, [], [*needs, "train_without_busi"])
+    yield step("cross_validation", "every fold; 2 h", cross_validate, makes, [], [*needs, "train_without_busi"])
     needs = [*everyone, "prepare_external"]
     yield step("seeds", "the first training three times; 2 h", seeds, ["results/seeds.csv"], [], needs)
     about = "short rounds of training, and the mean of their weights; 1 h behind seeds"

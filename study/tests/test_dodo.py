@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from conftest import ROOT
+from breast_ultrasound.weights import load_tensors, write_weights
+from conftest import CLASS_NAMES, ROOT
 
 RELEASED = ("evaluate_testing", "evaluate_bus_bra", "evaluate_external", "evaluate_busi_unseen", "evidence")
 
@@ -110,6 +112,34 @@ def test_every_file_of_the_results_is_made_by_a_step_and_every_step_has_a_line(c
         assert all(need in names[:number] for need in step["setup"]), step["basename"]
         known = {os.path.relpath(target, ROOT / "study") for earlier in steps[:number] for target in earlier["targets"]}
         assert all((ROOT / "study" / Path(file)).exists() or file in known for file in step["file_dep"])
+
+
+def test_weights_are_the_mean_of_their_rounds_and_of_the_start_where_that_is_not_trained_on_all(tmp_path, monkeypatch):
+    from study import dodo
+
+    trained = {}
+
+    def training(name, sites, seed, epochs, pretrained=None, **options):
+        trained[name] = (tuple(sites), seed, epochs, Path(pretrained).parent.name if pretrained else None)
+        tmp_path.joinpath(name).mkdir(parents=True)
+        settings = {"class_names": list(CLASS_NAMES), "image_size": 64}
+        write_weights(tmp_path / name / "model.pt", {"w": torch.tensor([float(len(trained))])}, settings)
+
+    monkeypatch.setattr(dodo, "training", training)
+    monkeypatch.setattr(dodo, "runs", tmp_path.joinpath)
+    monkeypatch.setattr(dodo, "STUDY", tmp_path)
+    dodo.train_without("without_busi")
+    dodo.train()
+    away, everyone = ("bus_bra", "bus_uclm"), ("clean", "bus_bra", "bus_uclm")
+    assert trained == {
+        "seeds/without_busi_0": (away, 0, 30, None),
+        "rounds/without_busi_0/1": (away, 1, 4, "without_busi_0"),
+        "rounds/without_busi_0/2": (away, 2, 4, "without_busi_0"),
+        "rounds/models/1": (everyone, 1, 4, "without_busi"),
+        "rounds/models/2": (everyone, 2, 4, "without_busi"),
+    }
+    for folder, mean in (("weights/without_busi", (1 + 2 + 3) / 3), ("models", (4 + 5) / 2)):
+        assert load_tensors(tmp_path / folder / "model.pt")["w"] == mean
 
 
 def test_commands_of_the_documents_name_steps_and_data_sets():
