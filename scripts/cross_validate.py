@@ -13,12 +13,14 @@ or with the recipe of the small network, models/small, in four commands:
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_mean
         --mean_of "['runs/folds_round_0','runs/folds_round_1']"
 
-or as the published cross-validation of the released weights, from those that have not seen BUSI:
+or as the published cross-validation of the released weights, from those that have not seen BUSI, in three commands:
 
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_1 --config train_pretrained
+        --with_sets "{'runs/bus_bra/datalist.json': 1, 'runs/bus_uclm/datalist.json': 1}"
+        --pretrained study/weights/without_busi/model.pt --train_split training+validation --epochs 4 --val_interval 4
+        --seed 1; the same with 2 for 1
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
-        --with_sets "{'runs/bus_bra/datalist.json': 1, 'runs/bus_uclm/datalist.json': 1}" --config train_pretrained
-        --pretrained study/weights/without_busi/model.pt --train_split training+validation --epochs 8 --val_interval 8
-        --learning_rate 0.0005
+        --mean_of "['runs/folds_1','runs/folds_2']"
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `images.csv` (every
 image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run

@@ -16,7 +16,7 @@ from breast_ultrasound.data import read_datalist
 from breast_ultrasound.files import write_csv, write_json
 from study import BRIEF, SIGNATURE
 
-LEARNING_RATES = (0.0005, 0.0001)  # of fine-tuning: that of the second training, and that of the annotation page
+LEARNING_RATES = (0.0005, 0.0001)  # of fine-tuning: that of docs/own_data.md, and that of the annotation page
 BATCH = 8
 
 

@@ -19,7 +19,7 @@ from breast_ultrasound.metrics import Images, single_metrics
 from study import BRIEF, STUDY
 from study.experiments import commit
 
-# As the released weights' second training, but for less of it and on BUSI alone
+# From weights that have not seen BUSI, on BUSI alone
 OPTIONS = {"config": "train_pretrained", "epochs": 4, "val_interval": 4, "train_split": "training+validation"}
 OPTIONS |= {"pretrained": STUDY / "weights/without_busi/model.pt", "learning_rate": 0.0005}
 
