@@ -13,14 +13,14 @@ or with the recipe of the small network, models/small, in four commands:
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_mean
         --mean_of "['runs/folds_round_0','runs/folds_round_1']"
 
-or as the published cross-validation of the released weights, from those that have not seen BUSI, in three commands:
+or as the published cross-validation of the released weights, from those that have not seen BUSI, in two commands:
 
-    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_1 --config train_pretrained
+    python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/folds_round --config train_pretrained
         --with_sets "{'runs/bus_bra/datalist.json': 1, 'runs/bus_uclm/datalist.json': 1}"
         --pretrained study/weights/without_busi/model.pt --train_split training+validation --epochs 4 --val_interval 4
-        --seed 1; the same with 2 for 1
+        --seed 1
     python scripts/cross_validate.py --dataset_dir runs/folds --output_dir runs/cross_validation
-        --mean_of "['runs/folds_1','runs/folds_2']"
+        --mean_of "['study/weights/without_busi','runs/folds_round']"
 
 Out: in `fold_0`, `fold_1`, ... each fold's weights, training curve and evaluations; beside them `images.csv` (every
 image once, by the network that has not seen it) and `metrics.json` (figures over all images and of each fold). Run
@@ -28,8 +28,9 @@ again after an interruption, it goes on where it stopped. With --only several pr
 finds all of them finished joins them. Each fold's probabilities are calibrated with what the other folds' networks
 answered about their own test images. With --with_sets, other prepared sets train beside each fold, as often as their
 weights say. With --after each fold's training begins with the weights of that earlier cross-validation; with --mean_of
-nothing is trained, each fold has the mean of the weights of several earlier ones. --config names a further config of
-the bundle for the trainings; other options go to training and evaluation as they are.
+nothing is trained, each fold has the mean of the weights of several earlier ones; a folder of weights without folds
+counts in each. --config names a further config of the bundle for the trainings; other options go to training and
+evaluation as they are.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def cross_validate(
         with_sets: `{datalist: weight}` of sets that train beside each fold, whose own weight is 1; none by default.
         only: numbers of the folds to train in this process; all by default.
         after: output folder of an earlier cross-validation, whose weights the folds start from; none by default.
-        mean_of: output folders of earlier cross-validations, whose weights are averaged in place of a training.
+        mean_of: output folders of earlier cross-validations, whose weights are averaged in place of a training; weights
+            in one of these folders itself, `model.pt`, are those of every fold.
         config: a further config of the bundle over train.json, such as train_joint, whose sets give way to the folds.
         options: options of the bundle, such as epochs or image_size; the same ones on each run into one folder.
 
@@ -101,7 +103,7 @@ def cross_validate(
         if not (folder / "uncalibrated" / "metrics.json").is_file():
             if mean_of:
                 folder.joinpath("model.pt").unlink(missing_ok=True)
-                average_weights(tuple(path / folder.name for path in mean_of), folder)
+                average_weights(tuple(_of_fold(path, folder.name) for path in mean_of), folder)
             else:
                 lists = {str(datalists[number]): 1, **with_sets} if with_sets else datalists[number]
                 start = {"pretrained": after.resolve() / folder.name / "model.pt"} if after else {}
@@ -116,6 +118,11 @@ def cross_validate(
             calibrate(ckpt_dir=folder, cross_validation=output, datalist=datalists[number])
             _test(number, "testing", folder, **paths_of[number], **options)
     _join(output, folders)
+
+
+def _of_fold(path: Path, name: str) -> Path:
+    """The folder of a fold's weights, or the one of weights that all folds share."""
+    return path if (path / "model.pt").is_file() else path / name
 
 
 def _train(number: int, folder: Path, configs: list[str], **options: object) -> None:

@@ -55,8 +55,8 @@ from study import (  # noqa: E402
 
 PROTOCOLS = ("clean", "grouped", "random")
 # The recipe of weights with a site left out: a first training, two rounds from there, and the mean of all three. The
-# released weights are the mean of two rounds from those without BUSI, on all sites; so are the folds, to each of which
-# BUSI's images are new.
+# released weights: from those without BUSI a round on all sites, and the mean of both. The folds likewise, so that
+# BUSI's images are new to each of them.
 FIRST = {"epochs": 30, "val_interval": 30, "train_split": "training+validation", "resume": True}
 ROUND = {**FIRST, "epochs": 4, "val_interval": 4}
 ROUNDS = (1, 2)  # their seeds
@@ -226,11 +226,11 @@ def first_training(name: str, seed: int = 0) -> Path:
     return runs("seeds", f"{name}_{seed}")
 
 
-def train_rounds(name: str, sites: Sequence[str], start: Path) -> list[Path]:
+def train_rounds(name: str, sites: Sequence[str], start: Path, seeds: Sequence[int] = ROUNDS) -> list[Path]:
     """Go on from weights on prepared sets, once by each seed; the folders."""
-    for seed in ROUNDS:
+    for seed in seeds:
         training(f"rounds/{name}/{seed}", sites, seed=seed, pretrained=start / "model.pt", **ROUND)
-    return [runs("rounds", name, str(seed)) for seed in ROUNDS]
+    return [runs("rounds", name, str(seed)) for seed in seeds]
 
 
 def average(folders: Sequence[Path], output: Path) -> None:
@@ -249,7 +249,8 @@ def train_without(name: str) -> None:
 
 def train() -> None:
     """The released weights."""
-    average(train_rounds("models", list(SITES), left_out_weights("without_busi")), runs("models"))
+    start = left_out_weights("without_busi")
+    average([start, *train_rounds("models", list(SITES), start, ROUNDS[:1])], runs("models"))
 
 
 def calibrate() -> None:
@@ -264,12 +265,12 @@ def cross_validate() -> None:
     """Train every fold as the released weights were, test it, and keep the joined tables."""
     from tools.cli import as_arguments, run_command
 
-    options = {"config": "train_pretrained", "pretrained": left_out_weights("without_busi") / "model.pt", **ROUND}
+    start, folds = left_out_weights("without_busi"), runs("rounds/folds")
+    options = {"config": "train_pretrained", "pretrained": start / "model.pt", "seed": ROUNDS[0], **ROUND}
     options |= {"with_sets": {str(runs(site, "datalist.json")): 1 for site in others("without_busi")}}
     del options["resume"]  # it does so by itself
-    folders = {seed: runs("folds_rounds", str(seed)) for seed in ROUNDS}
-    parts = [{"output_dir": folder, "seed": seed, **options} for seed, folder in folders.items()]
-    for part in [*parts, {"output_dir": runs("cross_validation"), "mean_of": [str(f) for f in folders.values()]}]:
+    means = {"mean_of": [str(start), str(folds)], "output_dir": runs("cross_validation")}
+    for part in ({"output_dir": folds, **options}, means):
         arguments = as_arguments({"dataset_dir": runs("folds"), **part})
         run_command("Cross-validation", "scripts/cross_validate.py", *arguments)
     for name in ("images.csv", "metrics.json"):
@@ -472,12 +473,12 @@ def training_steps() -> Iterator[dict]:
         action, makes = partial(train_without, name), [left_out_weights(name) / "model.pt"]
         yield step(f"train_{name}", f"{SITES[site]} left out; 1 h", action, makes, [], everyone)
     makes = [runs("models/model.pt")]
-    yield step("train", "as the released weights were; 20 min", train, makes, [], [*everyone, "train_without_busi"])
+    yield step("train", "as the released weights were; 10 min", train, makes, [], [*everyone, "train_without_busi"])
     makes, needs = [runs("cross_validation/metrics.json"), *evaluations_of("cross_validation")], [
         "folds",
         *everyone[1:],
     ]
-    yield step("cross_validation", "every fold; 2 h", cross_validate, makes, [], [*needs, "train_without_busi"])
+    yield step("cross_validation", "every fold; 1 h", cross_validate, makes, [], [*needs, "train_without_busi"])
     needs = [*everyone, "prepare_external"]
     yield step("seeds", "the first training three times; 2 h", seeds, ["results/seeds.csv"], [], needs)
     about = "short rounds of training, and the mean of their weights; 1 h behind seeds"
