@@ -275,7 +275,7 @@ def test_prepare_makes_images_and_a_table_that_name_no_patient(study, tmp_path):
     output = tmp_path / "prepared"
     command = [sys.executable, "scripts/prepare.py", "--layout", "dicom", "--source", files, "--output_dir", output]
     told = output_of([*command, "--frames", "every3"], cwd=ROOT)
-    assert "4 images of 1 patients" in told and "cut.dcm: its pixels cannot be decoded" in told
+    assert "4 images, patients: 1: " in told and "cut.dcm: its pixels cannot be decoded" in told
     assert "2 images are whole" in told
     rows = read_csv(output / "table.csv")
     assert [row["frame"] for row in rows] == ["", "", "1", "4"] and {row["patient"] for row in rows} == {"P1"}

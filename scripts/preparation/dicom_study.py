@@ -69,7 +69,7 @@ def prepare_dicom(
         write_csv(folder / "table.csv", rows, COLUMNS)
         write_csv(key, keys, KEY)
     whole = sum((row["cropped"], row["blanked"]) == ("no", "no") for row in rows)
-    print("\n".join([f"{len(rows)} images of {len(patients)} patients: {output_dir}", *refused]))
+    print("\n".join([f"{len(rows)} images, patients: {len(patients)}: {output_dir}", *refused]))
     print(f"{key}: leads back to the patients; keep it where they are known")
     if blanks:
         print(*blanks.notes(), sep="\n")
