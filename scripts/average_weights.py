@@ -1,4 +1,4 @@
-"""Average the weights of several trainings that began with the same weights.
+"""Average the weights of several trainings that began with the same weights, or of these and of that start.
 
     python scripts/average_weights.py --ckpt_dirs "['runs/round_0','runs/round_1']" --output_dir runs/joint
 
