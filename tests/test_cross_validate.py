@@ -87,15 +87,8 @@ def test_every_image_is_tested_once_and_a_second_run_only_joins(folds, tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         assert str(output / "fold_1" / "model.pt") in done.stdout + done.stderr
     mean, network = tmp_path / "mean", [*OPTIONS[:2], *OPTIONS[4:6]]
-    options = [
-        "--dataset_dir",
-        folds,
-        "--output_dir",
-        mean,
-        "--mean_of",
-        str([str(rounds[0] / "fold_1"), str(rounds[1])]),
-    ]
-    options += network
+    members = [str(rounds[0] / "fold_1"), str(rounds[1])]  # weights of every fold, and folds
+    options = ["--dataset_dir", folds, "--output_dir", mean, "--mean_of", str(members), *network]
     done = run(*options, "--only", "1")
     assert done.returncode == 0 and "Epoch: " not in done.stdout + done.stderr, done.stderr[-2000:]
     first, second, both = (torch.load(f / "fold_1" / "model.pt", weights_only=True) for f in (*rounds, mean))
